@@ -2,7 +2,9 @@
 
 #![deny(missing_docs)]
 
+pub mod cascade;
 pub mod checkpoint;
+pub mod generator;
 pub mod layers;
 pub mod model;
 pub mod wan;

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 
 /// Keys and values of one layer of one block, `(1, tokens, heads, head_dim)`; keys are rotated.
 #[derive(Clone, Debug)]
@@ -88,10 +88,12 @@ impl VideoSpec {
 pub trait VideoModel: Send + Sync + fmt::Debug {
     /// Sizes, fixed at load.
     fn spec(&self) -> &VideoSpec;
+    /// Where the weights are, and where latents are best kept.
+    fn device(&self) -> &Device;
     /// Cross-attention keys and values of a prompt.
     fn text_context(&self, text: &TextEmbedding) -> Result<TextContext>;
     /// One forward of all `blocks`: their tokens are concatenated, so every linear runs once.
-    /// Returns the flow (`noise - x0`) of each block, shaped like its latent.
+    /// Returns the flow (`noise - x0`) of each block, shaped like its latent, in f32.
     fn predict_flow(
         &self,
         blocks: &[DenoiseInput<'_>],

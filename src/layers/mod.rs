@@ -1,3 +1,9 @@
 //! Building blocks that belong to no family and know no thread, path or property.
 
+pub mod activation;
+pub mod attention;
 pub mod conv;
+mod matmul;
+pub mod norm;
+pub mod rope;
+pub mod simd;

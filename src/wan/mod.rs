@@ -1,1 +1,9 @@
 //! The Wan 2.1 family: block-causal DiT, causal video auto-encoder, umT5 text encoder.
+
+mod config;
+mod dit;
+mod embed;
+mod layer;
+
+pub use config::WanConfig;
+pub use dit::WanDit;

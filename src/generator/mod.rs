@@ -1,0 +1,4 @@
+//! Prompts to frames.
+
+pub mod flow;
+pub mod noise;

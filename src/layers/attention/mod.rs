@@ -1,0 +1,134 @@
+//! Softmax attention without a mask: queries of one or several blocks over lists of keys.
+//!
+//! `plain` is the specification, on any device and in any dtype; `tiled` is the fast path for f32
+//! on a CPU. Neither ever holds the full matrix of scores.
+
+mod plain;
+mod tiled;
+
+use candle_core::{Result, Tensor, bail};
+
+use crate::layers::simd::is_host_f32;
+use crate::model::Kv;
+
+/// `softmax(q kᵀ / sqrt(d) + bias) v` over the concatenation of all `keys`.
+///
+/// `q` is `(b, queries, heads, d)`, each `Kv` is `(b, tokens, heads, d)`; the result is shaped like
+/// `q`. The very last key stands for `last_count` equal ones: its bias is `ln(last_count)`.
+pub fn attend(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<Tensor> {
+    check(q, keys, last_count)?;
+    if is_host_f32(q) && keys.iter().all(|kv| is_host_f32(&kv.k) && is_host_f32(&kv.v)) {
+        tiled::attend(q, keys, last_count)
+    } else {
+        plain::attend(q, keys, last_count)
+    }
+}
+
+fn check(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<()> {
+    let (b, _, heads, d) = q.dims4()?;
+    for Kv { k, v } in keys {
+        let (kb, _, k_heads, k_dim) = k.dims4()?;
+        if (kb, k_heads, k_dim) != (b, heads, d) || k.dims() != v.dims() {
+            bail!(
+                "queries {:?} cannot attend to keys {:?}, values {:?}",
+                q.dims(),
+                k.dims(),
+                v.dims()
+            );
+        }
+    }
+    if keys.iter().all(|kv| kv.k.dims()[1] == 0) || last_count == 0 {
+        bail!("attention needs a key and a last count of at least 1, got {last_count}");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+    use proptest::prelude::*;
+
+    fn randn(shape: &[usize]) -> Tensor {
+        Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
+    }
+
+    fn keys(b: usize, lengths: &[usize], heads: usize, d: usize) -> Vec<Kv> {
+        let kv = |&n: &usize| Kv { k: randn(&[b, n, heads, d]), v: randn(&[b, n, heads, d]) };
+        lengths.iter().map(kv).collect()
+    }
+
+    fn difference(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        #[test]
+        fn tiled_is_plain(
+            b in 1usize..3, n in 1usize..150, heads in 1usize..4, d in 1usize..40,
+            lengths in prop::collection::vec(0usize..300, 1..4), extra in 1usize..300,
+            last_count in 1usize..500,
+        ) {
+            let lengths: Vec<usize> = lengths.into_iter().chain([extra]).collect();
+            let (q, keys) = (randn(&[b, n, heads, d]), keys(b, &lengths, heads, d));
+            let plain = plain::attend(&q, &keys, last_count).unwrap();
+            let tiled = tiled::attend(&q, &keys, last_count).unwrap();
+            prop_assert!(difference(&plain, &tiled) < 1e-5);
+        }
+    }
+
+    /// Views into larger tensors are what blocks of one forward offer.
+    #[test]
+    fn views_are_read_in_place() {
+        let q = randn(&[1, 10, 2, 8]);
+        let kv = keys(1, &[20], 2, 8).remove(0);
+        let view = |t: &Tensor| t.narrow(1, 5, 7).unwrap();
+        let views = [Kv { k: view(&kv.k), v: view(&kv.v) }];
+        let copies = [Kv {
+            k: views[0].k.force_contiguous().unwrap(),
+            v: views[0].v.force_contiguous().unwrap(),
+        }];
+        let a = attend(&view(&kv.k), &views, 1).unwrap();
+        assert_eq!(difference(&a, &attend(&view(&kv.k).copy().unwrap(), &copies, 1).unwrap()), 0.0);
+        assert!(attend(&q, &views, 1).is_ok());
+    }
+
+    #[test]
+    fn a_last_key_of_count_n_is_n_equal_keys() {
+        let q = randn(&[1, 9, 2, 8]);
+        let kv = keys(1, &[5], 2, 8).remove(0);
+        let repeat = |t: &Tensor| {
+            let last = t.narrow(1, 4, 1).unwrap().repeat((1, 6, 1, 1)).unwrap();
+            Tensor::cat(&[t, &last], 1).unwrap()
+        };
+        let unfolded = [Kv { k: repeat(&kv.k), v: repeat(&kv.v) }];
+        let folded = attend(&q, &[kv], 7).unwrap();
+        assert!(difference(&folded, &attend(&q, &unfolded, 1).unwrap()) < 1e-6);
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow() {
+        let q = randn(&[1, 4, 1, 8]).affine(100.0, 0.0).unwrap();
+        let out = attend(&q, &keys(1, &[600], 1, 8), 1).unwrap();
+        assert!(out.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|x| x.is_finite()));
+    }
+
+    #[test]
+    fn bf16_takes_the_plain_path() {
+        let q = randn(&[1, 4, 1, 8]);
+        let kv = keys(1, &[16], 1, 8).remove(0);
+        let half = |t: &Tensor| t.to_dtype(DType::BF16).unwrap();
+        let out = attend(&half(&q), &[Kv { k: half(&kv.k), v: half(&kv.v) }], 1).unwrap();
+        assert_eq!(out.dtype(), DType::BF16);
+        let out = out.to_dtype(DType::F32).unwrap();
+        assert!(difference(&out, &attend(&q, &[kv], 1).unwrap()) < 0.05);
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_named() {
+        let error = attend(&randn(&[1, 4, 2, 8]), &keys(1, &[5], 1, 8), 1).unwrap_err();
+        assert!(error.to_string().contains("[1, 4, 2, 8]"), "{error}");
+        assert!(attend(&randn(&[1, 4, 2, 8]), &[], 1).is_err());
+    }
+}

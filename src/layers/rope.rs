@@ -1,0 +1,179 @@
+//! Rotary position embedding on three axes: latent frame, token row, token column.
+//!
+//! Adjacent pairs of a head form complex numbers that are turned by `position * frequency`; the
+//! first pairs follow the frame, the next the row, the last the column. Angles are computed in f64
+//! from absolute positions, so there is no table and no last frame. Arithmetic of upstream's
+//! `rope_params` and `causal_rope_apply`:
+//! <https://github.com/guandeh17/Self-Forcing/blob/33593df/wan/modules/causal_model.py>
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::rotary_emb::rope_i;
+
+const BASE: f64 = 10_000.0;
+
+/// The frequencies of each axis, a function of the width of a head.
+#[derive(Clone, Debug)]
+pub struct Rope {
+    frame: Vec<f64>,
+    row: Vec<f64>,
+    col: Vec<f64>,
+}
+
+/// Token rows and columns of a latent frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grid {
+    /// Rows of tokens.
+    pub rows: usize,
+    /// Columns of tokens.
+    pub cols: usize,
+}
+
+impl Grid {
+    /// Tokens of a latent frame.
+    pub fn tokens(&self) -> usize {
+        self.rows * self.cols
+    }
+}
+
+/// Cosines and sines for a run of tokens, `(tokens, head_dim / 2)` in f32.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Rope {
+    /// Splits an even `head_dim` over the axes the way Wan does: 44, 42, 42 of 128.
+    pub fn new(head_dim: usize) -> Self {
+        let side = 2 * (head_dim / 6);
+        let frame = head_dim - 2 * side;
+        Self { frame: frequencies(frame), row: frequencies(side), col: frequencies(side) }
+    }
+
+    /// The rotation of `frames` latent frames of tokens (frame, row, column; column fastest).
+    pub fn rotation(
+        &self,
+        first_frame: usize,
+        frames: usize,
+        grid: Grid,
+        device: &Device,
+    ) -> Result<Rotation> {
+        let mut angles = Vec::new();
+        for frame in first_frame..first_frame + frames {
+            for row in 0..grid.rows {
+                for col in 0..grid.cols {
+                    turn(&mut angles, &self.frame, frame as f64);
+                    turn(&mut angles, &self.row, row as f64);
+                    turn(&mut angles, &self.col, col as f64);
+                }
+            }
+        }
+        Rotation::new(&angles, frames * grid.tokens(), device)
+    }
+
+    /// Moves keys that are already rotated by `frames` along the frame axis.
+    pub fn shift(&self, keys: &Tensor, frames: i64) -> Result<Tensor> {
+        if frames == 0 {
+            return Ok(keys.clone());
+        }
+        let mut angles = Vec::new();
+        turn(&mut angles, &self.frame, frames as f64);
+        turn(&mut angles, &self.row, 0.0);
+        turn(&mut angles, &self.col, 0.0);
+        let tokens = keys.dim(1)?;
+        Rotation::new(&angles.repeat(tokens), tokens, keys.device())?.apply(keys)
+    }
+}
+
+impl Rotation {
+    fn new(angles: &[f64], tokens: usize, device: &Device) -> Result<Self> {
+        let table = |f: fn(f64) -> f64| -> Result<Tensor> {
+            let values: Vec<f32> = angles.iter().map(|&angle| f(angle) as f32).collect();
+            Tensor::from_vec(values, (tokens, angles.len() / tokens.max(1)), device)
+        };
+        Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)? })
+    }
+
+    /// The rotations of several runs of tokens, one after the other.
+    pub fn concatenate(runs: &[Self]) -> Result<Self> {
+        let cat = |table: fn(&Self) -> &Tensor| {
+            Tensor::cat(&runs.iter().map(table).collect::<Vec<_>>(), 0)
+        };
+        Ok(Self { cos: cat(|run| &run.cos)?, sin: cat(|run| &run.sin)? })
+    }
+
+    /// Rotates `(1, tokens, heads, head_dim)`, computed in f32, returned in the dtype of `xs`.
+    pub fn apply(&self, xs: &Tensor) -> Result<Tensor> {
+        let (_, tokens, heads, d) = xs.dims4()?;
+        let per_token = xs.to_dtype(DType::F32)?.contiguous()?.reshape((tokens, heads, 1, d))?;
+        let (cos, sin) = (self.cos.unsqueeze(1)?, self.sin.unsqueeze(1)?); // (tokens, 1, d / 2)
+        rope_i(&per_token, &cos, &sin)?.reshape((1, tokens, heads, d))?.to_dtype(xs.dtype())
+    }
+}
+
+/// `BASE^(-2j / width)` for each pair `j` of an axis.
+fn frequencies(width: usize) -> Vec<f64> {
+    (0..width / 2).map(|j| BASE.powf(-2.0 * j as f64 / width as f64)).collect()
+}
+
+fn turn(angles: &mut Vec<f64>, frequencies: &[f64], position: f64) {
+    angles.extend(frequencies.iter().map(|frequency| position * frequency));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const GRID: Grid = Grid { rows: 2, cols: 3 };
+
+    fn random_keys(frames: usize, d: usize) -> Tensor {
+        Tensor::randn(0f32, 1.0, (1, frames * GRID.tokens(), 2, d), &Device::Cpu).unwrap()
+    }
+
+    fn rotated(keys: &Tensor, first_frame: usize, d: usize) -> Tensor {
+        let frames = keys.dims()[1] / GRID.tokens();
+        let rotation = Rope::new(d).rotation(first_frame, frames, GRID, &Device::Cpu).unwrap();
+        rotation.apply(keys).unwrap()
+    }
+
+    fn difference(a: &Tensor, b: &Tensor) -> f32 {
+        (a - b).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar().unwrap()
+    }
+
+    #[test]
+    fn the_axes_of_a_128_wide_head() {
+        let rope = Rope::new(128);
+        assert_eq!([rope.frame.len(), rope.row.len(), rope.col.len()], [22, 21, 21]);
+        assert!((rope.frame[1] - 0.657_933_22).abs() < 1e-8);
+        assert!((rope.row[2] - 0.415_956_22).abs() < 1e-8);
+    }
+
+    #[test]
+    fn a_pair_turns_by_its_angle() {
+        let x = Tensor::new(&[[[[1f32, 0.0, 1.0, 0.0, 1.0, 0.0]]]], &Device::Cpu).unwrap();
+        let grid = Grid { rows: 1, cols: 1 };
+        let rotation = Rope::new(6).rotation(2, 1, grid, &Device::Cpu).unwrap();
+        let y = rotation.apply(&x).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert!((y[0] - 2f32.cos()).abs() < 1e-6 && (y[1] - 2f32.sin()).abs() < 1e-6);
+        assert_eq!(&y[2..], [1.0, 0.0, 1.0, 0.0]); // row 0, column 0
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn rotation_keeps_norms(first in 0usize..100_000, half in 3usize..20) {
+            let keys = random_keys(2, 2 * half);
+            let norm = |x: &Tensor| x.sqr().unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap();
+            let (before, after) = (norm(&keys), norm(&rotated(&keys, first, 2 * half)));
+            prop_assert!((before - after).abs() < 1e-4 * before);
+        }
+
+        #[test]
+        fn shifting_is_rotating_elsewhere(first in 0usize..5_000, to in 0usize..5_000) {
+            let keys = random_keys(3, 20);
+            let moved = Rope::new(20).shift(&rotated(&keys, first, 20), to as i64 - first as i64);
+            prop_assert!(difference(&moved.unwrap(), &rotated(&keys, to, 20)) < 1e-5);
+        }
+    }
+}

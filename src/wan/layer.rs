@@ -1,0 +1,209 @@
+//! One transformer layer: self-attention over time, cross-attention to text, feed-forward.
+//!
+//! <https://github.com/guandeh17/Self-Forcing/blob/33593df/wan/modules/causal_model.py>
+
+use std::ops::Range;
+
+use candle_core::{DType, Result, Tensor};
+use candle_nn::{Linear, Module, VarBuilder, linear};
+
+use super::config::WanConfig;
+use crate::layers::activation::gelu_tanh;
+use crate::layers::attention::attend;
+use crate::layers::norm::{LayerNorm, RmsNorm};
+use crate::layers::rope::Rotation;
+use crate::model::{Kv, KvExchange, TextContext, Visible};
+
+/// What every layer of one forward shares.
+pub(super) struct Shared<'a> {
+    /// `(frames, 6, dim)`.
+    pub(super) time: &'a Tensor,
+    pub(super) rotation: Rotation,
+    /// The tokens of each block.
+    pub(super) spans: Vec<Range<usize>>,
+    /// Each text, with the run of tokens that it conditions.
+    pub(super) texts: Vec<(Range<usize>, &'a TextContext)>,
+}
+
+#[derive(Debug)]
+pub(super) struct WanLayer {
+    modulation: Tensor, // (1, 6, dim), f32
+    norm1: LayerNorm,
+    self_attn: SelfAttention,
+    norm3: LayerNorm,
+    cross_attn: CrossAttention,
+    norm2: LayerNorm,
+    ffn: FeedForward,
+}
+
+impl WanLayer {
+    pub(super) fn new(config: &WanConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let WanConfig { dim, eps, .. } = *config;
+        Ok(Self {
+            modulation: vb.clone().set_dtype(DType::F32).get((1, 6, dim), "modulation")?,
+            norm1: LayerNorm::plain(dim, eps, &vb)?,
+            self_attn: SelfAttention(Projections::new(config, vb.pp("self_attn"))?),
+            norm3: LayerNorm::new(dim, eps, vb.pp("norm3"))?,
+            cross_attn: CrossAttention(Projections::new(config, vb.pp("cross_attn"))?),
+            norm2: LayerNorm::plain(dim, eps, &vb)?,
+            ffn: FeedForward::new(config, vb.pp("ffn"))?,
+        })
+    }
+
+    /// `xs` is `(frames, tokens, dim)`; `index` is the layer's own number.
+    pub(super) fn forward(
+        &self,
+        index: usize,
+        xs: &Tensor,
+        shared: &Shared<'_>,
+        kv: &mut dyn KvExchange,
+    ) -> Result<Tensor> {
+        let time = self.modulation.broadcast_add(shared.time)?;
+        let [attention, feed_forward] = [Modulation::new(&time, 0)?, Modulation::new(&time, 3)?];
+        let ys = attention.scale_shift(&self.norm1, xs)?;
+        let ys = self.self_attn.forward(index, &ys, shared, kv)?;
+        let xs = attention.gate(xs, &ys)?;
+        let ys = self.cross_attn.forward(index, &self.norm3.forward(&xs)?, shared)?;
+        let xs = (xs + ys)?;
+        let ys = self.ffn.forward(&feed_forward.scale_shift(&self.norm2, &xs)?)?;
+        feed_forward.gate(&xs, &ys)
+    }
+
+    /// Cross-attention keys and values of a text that is already projected to `(tokens, dim)`.
+    pub(super) fn text_kv(&self, text: &Tensor) -> Result<Kv> {
+        let Projections { k, v, norm_k, .. } = &self.cross_attn.0;
+        let heads = |x: Tensor| self.cross_attn.0.split_heads(&x);
+        Ok(Kv { k: heads(norm_k.forward(&k.forward(text)?)?)?, v: heads(v.forward(text)?)? })
+    }
+}
+
+/// The shift, scale and gate of half a layer, `(frames, 1, dim)` each, in f32.
+struct Modulation {
+    shift: Tensor,
+    scale: Tensor,
+    gate: Tensor,
+}
+
+impl Modulation {
+    fn new(time: &Tensor, first: usize) -> Result<Self> {
+        let part = |i| time.narrow(1, first + i, 1);
+        Ok(Self { shift: part(0)?, scale: (part(1)? + 1.0)?, gate: part(2)? })
+    }
+
+    /// `norm(xs) * (1 + scale) + shift`, in f32, returned in the dtype of `xs`.
+    fn scale_shift(&self, norm: &LayerNorm, xs: &Tensor) -> Result<Tensor> {
+        let ys = norm.forward(xs)?.broadcast_mul(&self.scale)?.broadcast_add(&self.shift)?;
+        ys.to_dtype(xs.dtype())
+    }
+
+    /// `xs + ys * gate`, in f32, returned in the dtype of `xs`.
+    fn gate(&self, xs: &Tensor, ys: &Tensor) -> Result<Tensor> {
+        let ys = ys.to_dtype(DType::F32)?.broadcast_mul(&self.gate)?;
+        (xs.to_dtype(DType::F32)? + ys)?.to_dtype(xs.dtype())
+    }
+}
+
+/// The four linears and two norms that both attentions have.
+#[derive(Debug)]
+struct Projections {
+    q: Linear,
+    k: Linear,
+    v: Linear,
+    o: Linear,
+    norm_q: RmsNorm,
+    norm_k: RmsNorm,
+    num_heads: usize,
+}
+
+impl Projections {
+    fn new(config: &WanConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        let WanConfig { dim, eps, num_heads, .. } = *config;
+        Ok(Self {
+            q: linear(dim, dim, vb.pp("q"))?,
+            k: linear(dim, dim, vb.pp("k"))?,
+            v: linear(dim, dim, vb.pp("v"))?,
+            o: linear(dim, dim, vb.pp("o"))?,
+            norm_q: RmsNorm::new(dim, eps, vb.pp("norm_q"))?, // over all heads together
+            norm_k: RmsNorm::new(dim, eps, vb.pp("norm_k"))?,
+            num_heads,
+        })
+    }
+
+    fn queries(&self, xs: &Tensor) -> Result<Tensor> {
+        self.split_heads(&self.norm_q.forward(&self.q.forward(xs)?)?)
+    }
+
+    /// `(.., dim)` to `(1, tokens, heads, head_dim)`.
+    fn split_heads(&self, xs: &Tensor) -> Result<Tensor> {
+        let (tokens, dim) = xs.flatten_to(candle_core::D::Minus2)?.dims2()?;
+        xs.reshape((1, tokens, self.num_heads, dim / self.num_heads))
+    }
+
+    /// Heads back to the shape of `like`, through the output linear.
+    fn output(&self, heads: &Tensor, like: &Tensor) -> Result<Tensor> {
+        self.o.forward(&heads.reshape(like.shape())?)
+    }
+}
+
+#[derive(Debug)]
+struct SelfAttention(Projections);
+
+impl SelfAttention {
+    fn forward(
+        &self,
+        layer: usize,
+        xs: &Tensor,
+        shared: &Shared<'_>,
+        kv: &mut dyn KvExchange,
+    ) -> Result<Tensor> {
+        let q = shared.rotation.apply(&self.0.queries(xs)?)?;
+        let k = self.0.split_heads(&self.0.norm_k.forward(&self.0.k.forward(xs)?)?)?;
+        let k = shared.rotation.apply(&k)?;
+        let v = self.0.split_heads(&self.0.v.forward(xs)?)?;
+        let part = |x: &Tensor, span: &Range<usize>| x.narrow(1, span.start, span.len());
+        let own = |span| Ok(Kv { k: part(&k, span)?, v: part(&v, span)? });
+        let own = shared.spans.iter().map(own).collect::<Result<Vec<_>>>()?;
+        let heads = match kv.exchange(layer, own)? {
+            Visible::Shared(keys) => attend(&q, &keys, 1)?,
+            Visible::Each(lists) => {
+                let parts = shared.spans.iter().zip(&lists);
+                let parts = parts.map(|(span, keys)| attend(&part(&q, span)?, keys, 1));
+                Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?
+            }
+        };
+        self.0.output(&heads, xs)
+    }
+}
+
+#[derive(Debug)]
+struct CrossAttention(Projections);
+
+impl CrossAttention {
+    fn forward(&self, layer: usize, xs: &Tensor, shared: &Shared<'_>) -> Result<Tensor> {
+        let q = self.0.queries(xs)?;
+        let parts = shared.texts.iter().map(|(span, text)| {
+            let keys = &text.layers[layer..=layer];
+            attend(&q.narrow(1, span.start, span.len())?, keys, text.last_count)
+        });
+        self.0.output(&Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?, xs)
+    }
+}
+
+#[derive(Debug)]
+struct FeedForward {
+    first: Linear,
+    second: Linear,
+}
+
+impl FeedForward {
+    fn new(config: &WanConfig, vb: VarBuilder<'_>) -> Result<Self> {
+        Ok(Self {
+            first: linear(config.dim, config.ffn_dim, vb.pp("0"))?,
+            second: linear(config.ffn_dim, config.dim, vb.pp("2"))?,
+        })
+    }
+
+    fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        self.second.forward(&gelu_tanh(&self.first.forward(xs)?)?)
+    }
+}
