@@ -1,4 +1,190 @@
-//! Prompts to frames.
+//! Prompts to frames: the whole machine behind one iterator.
+//!
+//! A [`Generator`] owns three threads. One encodes prompts, one denoises blocks
+//! ([`Cascade`](crate::cascade::Cascade)), one decodes them; bounded queues between them let
+//! decoding overlap denoising without running away from the reader. [`Controls`] is the handle for
+//! other threads: change the prompt, cancel a blocked read, go on.
 
+mod config;
+mod error;
 pub mod flow;
+mod frames;
+mod gate;
+mod load;
 pub mod noise;
+mod preset;
+mod prompt;
+mod queue;
+mod stream;
+
+use std::sync::Arc;
+
+pub use self::config::{Decoder, Dtype, GeneratorConfig, WeightsSource};
+pub use self::error::{Error, Result};
+pub use self::frames::Frame;
+pub use self::preset::{FrameSize, Preset};
+pub use self::prompt::Prompt;
+
+use self::config::Plan;
+use self::queue::Popped;
+use self::stream::{Line, Threads};
+use crate::model::{FrameDecoder, TextEncoder, VideoModel};
+
+/// What a stream's frames look like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VideoFormat {
+    /// Width and height.
+    pub size: FrameSize,
+    /// The rate at which the frames are meant to be shown.
+    pub frames_per_second: u32,
+}
+
+/// The networks that a generator runs; any family, any test double.
+#[derive(Debug)]
+pub struct Parts {
+    /// Prompt to embedding.
+    pub text: Box<dyn TextEncoder>,
+    /// Noise to clean latents.
+    pub model: Arc<dyn VideoModel>,
+    /// Latents to pixels.
+    pub decoder: Box<dyn FrameDecoder>,
+}
+
+/// A stream of frames, generated while they are read.
+#[derive(Debug)]
+pub struct Generator {
+    state: State,
+    plan: Plan,
+    format: VideoFormat,
+    controls: Controls,
+}
+
+#[derive(Debug)]
+enum State {
+    Ready(Parts),
+    Running(Threads),
+    /// A thread could not be started; its parts are gone.
+    Broken,
+}
+
+impl Generator {
+    /// Loads the model and gets ready; the first frame is made when it is asked for.
+    pub fn new(config: &GeneratorConfig) -> Result<Self> {
+        let controls = Controls::new(config)?;
+        Self::with_controls(config, controls)
+    }
+
+    /// As [`new`](Self::new), with controls made before: loading can be cancelled through them.
+    pub fn with_controls(config: &GeneratorConfig, controls: Controls) -> Result<Self> {
+        let parts = load::parts(config, controls.line.gate.interrupt())?;
+        Self::from_parts(parts, config, controls)
+    }
+
+    /// A generator over given networks instead of the configured weights.
+    pub fn from_parts(parts: Parts, config: &GeneratorConfig, controls: Controls) -> Result<Self> {
+        let frames_per_second = config.preset.frames_per_second;
+        let format = VideoFormat { size: config.frame_size(), frames_per_second };
+        Ok(Self { state: State::Ready(parts), plan: config.plan()?, format, controls })
+    }
+
+    /// What the frames look like.
+    pub fn format(&self) -> VideoFormat {
+        self.format
+    }
+
+    /// A handle for other threads.
+    pub fn controls(&self) -> Controls {
+        self.controls.clone()
+    }
+
+    /// The next frame; `None` at the end of the stream. [`Error::Cancelled`] loses nothing: after
+    /// [`Controls::resume`] the stream goes on where it was. Any other error ends it.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>> {
+        self.start()?;
+        match self.controls.line.frames.pop() {
+            Popped::Item(frame) => frame.map(Some),
+            Popped::End => Ok(None),
+            Popped::Cancelled => Err(Error::Cancelled),
+        }
+    }
+
+    /// Starts again from the first block, under the prompt of now, with another seed.
+    pub fn restart(&mut self, seed: u64) -> Result<()> {
+        self.stop()?;
+        self.plan.seed = seed;
+        Ok(())
+    }
+
+    fn start(&mut self) -> Result<()> {
+        if let State::Running(_) = self.state {
+            return Ok(());
+        }
+        match std::mem::replace(&mut self.state, State::Broken) {
+            State::Ready(parts) => {
+                let line = &self.controls.line;
+                line.desk.start();
+                self.state = State::Running(Threads::start(parts, &self.plan, line)?);
+                Ok(())
+            }
+            _ => Err(Error::worker("starting", candle_core::Error::msg("a thread was lost"))),
+        }
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        match std::mem::replace(&mut self.state, State::Broken) {
+            State::Running(threads) => {
+                self.state = State::Ready(threads.stop(&self.controls.line)?);
+            }
+            other => self.state = other,
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Generator {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            log::warn!("{error}");
+        }
+    }
+}
+
+impl Iterator for Generator {
+    type Item = Result<Frame>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_frame().transpose()
+    }
+}
+
+/// A handle for other threads; nothing in it waits for the generator.
+#[derive(Clone, Debug)]
+pub struct Controls {
+    line: Arc<Line>,
+}
+
+impl Controls {
+    /// Controls of a generator to come.
+    pub fn new(config: &GeneratorConfig) -> Result<Self> {
+        let queue_frames = config.plan()?.queue_frames;
+        Ok(Self { line: Arc::new(Line::new(queue_frames, config.prompt.clone())) })
+    }
+
+    /// Changes the prompt: at a tick boundary as soon as it is encoded, or from the block it names.
+    pub fn set_prompt(&self, prompt: impl Into<Prompt>) {
+        self.line.desk.submit(prompt.into());
+    }
+
+    /// Stops a blocked [`next_frame`](Generator::next_frame) at once, and all computation within a
+    /// layer, until [`resume`](Self::resume).
+    pub fn cancel(&self) {
+        self.line.gate.shut();
+        self.line.frames.cancel(true);
+    }
+
+    /// Takes a cancel back; the stream goes on as if nothing had happened.
+    pub fn resume(&self) {
+        self.line.frames.cancel(false);
+        self.line.gate.open();
+    }
+}

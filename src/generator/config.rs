@@ -1,0 +1,192 @@
+//! What a user asks for, checked once, and the plan that follows from it.
+
+use super::error::{Error, Result};
+use super::flow::FlowSchedule;
+use super::preset::{FrameSize, Preset};
+use crate::cascade::{
+    AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryRules, PromptPolicy,
+    SinkPosition, Timetable,
+};
+use crate::checkpoint::WeightPaths;
+use crate::device::DeviceSpec;
+use crate::model::VideoSpec;
+
+/// Largest side of a frame, in pixels: well beyond what any checkpoint was trained on.
+const MAX_SIDE: u32 = 8192;
+/// Most blocks that may wait decoded.
+const MAX_QUEUE: usize = 64;
+
+/// Where weights come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WeightsSource {
+    /// Random ones of the right shapes: the speed is real, the picture is noise.
+    Random {
+        /// The same seed gives the same weights.
+        seed: u64,
+    },
+    /// Checkpoints on disk.
+    Files(WeightPaths),
+}
+
+/// Which network turns latents into frames.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Decoder {
+    /// The model's own decoder.
+    #[default]
+    Full,
+    /// The same with a quarter of the channels.
+    Light,
+    /// TAEHV: 25 times less work, softer pictures.
+    Tiny,
+}
+
+/// Number format of the transformer's weights and activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dtype {
+    /// f32 on a CPU, bf16 on a GPU.
+    #[default]
+    Auto,
+    /// 32-bit floats.
+    F32,
+    /// 16-bit floats with the range of 32-bit ones.
+    Bf16,
+    /// 16-bit IEEE floats.
+    F16,
+}
+
+/// Everything that a stream depends on.
+#[derive(Clone, Debug)]
+pub struct GeneratorConfig {
+    /// The model, and how it wants to be run.
+    pub preset: Preset,
+    /// Where its weights come from.
+    pub weights: WeightsSource,
+    /// What it runs on.
+    pub device: DeviceSpec,
+    /// In which numbers.
+    pub dtype: Dtype,
+    /// How latents become frames.
+    pub decoder: Decoder,
+    /// Size of the frames; `None` is the preset's.
+    pub size: Option<FrameSize>,
+    /// Blocks in flight at most, `1..=passes`; 1 is sequential generation.
+    pub cascade_width: usize,
+    /// What blocks in flight see of each other.
+    pub attention: AttentionMode,
+    /// Whether blocks in flight count against the window.
+    pub history_budget: HistoryBudget,
+    /// Where the sink sits once the window has rolled.
+    pub sink_position: SinkPosition,
+    /// What the stream shows at its start.
+    pub prompt: String,
+    /// Which blocks a prompt change touches.
+    pub prompt_policy: PromptPolicy,
+    /// Same seed, same frames.
+    pub seed: u64,
+    /// Length of the stream; `None` has no end.
+    pub blocks: Option<u64>,
+    /// Blocks that may wait decoded, `1..=64`: more for smoothness, fewer for latency.
+    pub queue_blocks: usize,
+}
+
+impl GeneratorConfig {
+    /// The preset as it is meant to be run, sequentially, on the best device there is.
+    pub fn new(preset: Preset, weights: WeightsSource) -> Self {
+        Self {
+            preset,
+            weights,
+            device: DeviceSpec::Auto,
+            dtype: Dtype::Auto,
+            decoder: Decoder::Full,
+            size: None,
+            cascade_width: 1,
+            attention: AttentionMode::default(),
+            history_budget: HistoryBudget::default(),
+            sink_position: SinkPosition::default(),
+            prompt: String::new(),
+            prompt_policy: PromptPolicy::default(),
+            seed: 0,
+            blocks: None,
+            queue_blocks: 2,
+        }
+    }
+
+    /// Cheap: reads no file and touches no device.
+    pub fn validate(&self) -> Result<()> {
+        self.plan().map(|_| ())
+    }
+
+    /// Size of the frames that will come.
+    pub fn frame_size(&self) -> FrameSize {
+        self.size.unwrap_or(self.preset.size)
+    }
+
+    pub(super) fn plan(&self) -> Result<Plan> {
+        let preset = &self.preset;
+        let spec = preset.architecture.dit().spec();
+        let spec = spec.map_err(|error| Error::config("architecture", error.to_string()))?;
+        let schedule = FlowSchedule::new(&preset.denoising_steps, preset.timestep_shift)
+            .map_err(|error| Error::config("denoising_steps", error.to_string()))?;
+        let timetable = Timetable::with_width(schedule.steps(), self.cascade_width);
+        let passes = timetable.passes();
+        in_range("cascade_width", self.cascade_width, 1, passes)?;
+        in_range("queue_blocks", self.queue_blocks, 1, MAX_QUEUE)?;
+        in_range("frames_per_block", preset.frames_per_block, 1, 64)?;
+        if self.blocks == Some(0) {
+            return Err(Error::config("blocks", "got 0, expected at least 1, or none for no end"));
+        }
+        let size = self.frame_size();
+        check_size(size, spec.size_multiple() as u32)?;
+        let cascade = self.cascade(timetable.stagger(), size, &spec);
+        let frames = self.queue_blocks * preset.frames_per_block * TEMPORAL_STRIDE;
+        let Self { seed, prompt_policy, .. } = *self;
+        Ok(Plan { schedule, cascade, prompt_policy, seed, queue_frames: frames })
+    }
+
+    fn cascade(&self, stagger: usize, size: FrameSize, spec: &VideoSpec) -> CascadeConfig {
+        let Preset { frames_per_block, window, sink, .. } = self.preset;
+        let latent = |side: u32| side as usize / spec.spatial_stride;
+        CascadeConfig {
+            stagger,
+            attention: self.attention,
+            history: HistoryRules {
+                limits: CacheLimits { sink, window },
+                budget: self.history_budget,
+                sink_position: self.sink_position,
+            },
+            frames_per_block,
+            latent_size: (latent(size.height), latent(size.width)),
+            context_timestep: 0.0,
+            blocks: self.blocks,
+        }
+    }
+}
+
+/// Frames that a latent frame becomes, the stream's first excepted.
+const TEMPORAL_STRIDE: usize = 4;
+
+/// A configuration that was checked.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) schedule: FlowSchedule,
+    pub(super) cascade: CascadeConfig,
+    pub(super) prompt_policy: PromptPolicy,
+    pub(super) seed: u64,
+    pub(super) queue_frames: usize,
+}
+
+fn in_range(field: &'static str, value: usize, low: usize, high: usize) -> Result<()> {
+    if (low..=high).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::config(field, format!("got {value}, expected {low} to {high}")))
+}
+
+fn check_size(size: FrameSize, multiple: u32) -> Result<()> {
+    let fits = |side: u32| (multiple..=MAX_SIDE).contains(&side) && side.is_multiple_of(multiple);
+    if fits(size.width) && fits(size.height) {
+        return Ok(());
+    }
+    let expected = format!("multiples of {multiple} from {multiple} to {MAX_SIDE}");
+    Err(Error::config("size", format!("got {size}, expected {expected}")))
+}

@@ -1,0 +1,63 @@
+//! Pixels to frames.
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::layers::simd::with_slice;
+
+/// A decoded picture.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Frame {
+    /// Place in the stream, from 0; its time is `index / frames per second`.
+    pub index: u64,
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// `height` rows of `width` pixels of red, green, blue, without padding.
+    pub rgb: Vec<u8>,
+}
+
+impl std::fmt::Debug for Frame {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { index, width, height, .. } = self;
+        write!(f, "Frame {{ index: {index}, {width}x{height} }}")
+    }
+}
+
+impl Frame {
+    /// `(frames, height, width, 3)` in `[0, 1]` to frames, the first with index `first`.
+    pub(super) fn from_pixels(pixels: &Tensor, first: u64) -> Result<Vec<Self>> {
+        let (_, height, width, channels) = pixels.dims4()?;
+        let pixels = pixels.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
+        with_slice(&pixels, |values| {
+            let frames = values.chunks_exact(height * width * channels).zip(first..);
+            let frame = |(values, index): (&[f32], u64)| Self {
+                index,
+                width: width as u32,
+                height: height as u32,
+                rgb: values.iter().map(|&value| to_byte(value)).collect(),
+            };
+            Ok(frames.map(frame).collect())
+        })
+    }
+}
+
+/// Nearest of 256 levels; values outside `[0, 1]` saturate.
+fn to_byte(value: f32) -> u8 {
+    (value * 255.0 + 0.5) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_are_rounded_and_saturate() -> Result<()> {
+        let values = [-1.0f32, 0.0, 0.5, 1.0, 2.0, 0.001];
+        let pixels = Tensor::new(&values, &Device::Cpu)?.reshape((2, 1, 1, 3))?;
+        let frames = Frame::from_pixels(&pixels, 7)?;
+        assert_eq!(frames[0].rgb, [0, 0, 128]);
+        assert_eq!(frames[1], Frame { index: 8, width: 1, height: 1, rgb: vec![255, 255, 0] });
+        Ok(())
+    }
+}

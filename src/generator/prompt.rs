@@ -1,0 +1,241 @@
+//! Prompts on their way to the blocks: encoded on their own thread, applied between ticks.
+
+use std::collections::BTreeMap;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use candle_core::Error as Cause;
+
+use super::gate::Closed;
+use crate::model::TextEmbedding;
+
+/// A prompt and when it takes effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prompt {
+    /// What to show; any text, also none.
+    pub text: String,
+    /// The first block to be generated under it; `None` is as soon as it is encoded. A stream
+    /// whose prompts all name a block is the same every time.
+    pub from_block: Option<u64>,
+}
+
+impl<T: Into<String>> From<T> for Prompt {
+    fn from(text: T) -> Self {
+        Self { text: text.into(), from_block: None }
+    }
+}
+
+/// Where prompts wait: first for their encoding, then for their block.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The text of now: what another stream would start from.
+    current: String,
+    /// To be applied as soon as it is encoded; a newer one replaces it.
+    soon: Option<Slot>,
+    /// By first block.
+    scheduled: BTreeMap<u64, Slot>,
+    next_id: u64,
+    closed: bool,
+}
+
+#[derive(Debug)]
+struct Slot {
+    id: u64,
+    text: String,
+    embedding: Option<Result<TextEmbedding, Cause>>,
+}
+
+/// A prompt that takes effect now.
+pub(super) struct Due {
+    pub(super) text: Result<TextEmbedding, Cause>,
+    /// Whether it names the block that is about to start.
+    pub(super) scheduled: bool,
+}
+
+/// A text to encode.
+pub(super) struct Job {
+    id: u64,
+    pub(super) text: String,
+}
+
+impl Desk {
+    /// A desk whose streams start from `text`.
+    pub(super) fn new(text: String) -> Self {
+        let state = State { current: text, ..State::default() };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    pub(super) fn submit(&self, prompt: Prompt) {
+        let mut state = self.lock();
+        match prompt.from_block {
+            None => {
+                state.current.clone_from(&prompt.text);
+                state.soon = Some(state.slot(prompt.text));
+            }
+            Some(block) => {
+                let slot = state.slot(prompt.text);
+                state.scheduled.insert(block, slot);
+            }
+        }
+        self.changed.notify_all();
+    }
+
+    /// Schedules the text of now for the first block, unless another one is.
+    pub(super) fn start(&self) {
+        let mut state = self.lock();
+        state.soon = None;
+        if !state.scheduled.contains_key(&0) {
+            let text = state.current.clone();
+            let slot = state.slot(text);
+            state.scheduled.insert(0, slot);
+        }
+        self.changed.notify_all();
+    }
+
+    /// Waits for a prompt that is not encoded yet.
+    pub(super) fn next_job(&self) -> Result<Job, Closed> {
+        let state = self.wait_while(|state| state.jobs().next().is_none() && !state.closed);
+        if state.closed {
+            return Err(Closed);
+        }
+        let job = |slot: &Slot| Job { id: slot.id, text: slot.text.clone() };
+        state.jobs().next().map(job).ok_or(Closed)
+    }
+
+    /// Leaves the encoding of a job; one that was replaced meanwhile is forgotten.
+    pub(super) fn encoded(&self, job: &Job, embedding: Result<TextEmbedding, Cause>) {
+        let mut state = self.lock();
+        let slots = state.soon.iter_mut().chain(state.scheduled.values_mut());
+        if let Some(slot) = slots.into_iter().find(|slot| slot.id == job.id) {
+            slot.embedding = Some(embedding);
+        }
+        self.changed.notify_all();
+    }
+
+    /// What a tick that starts `block` (`None`: no block) has to apply. It waits for a prompt that
+    /// is scheduled for the block; a sooner one it takes only when ready. The newest wins.
+    pub(super) fn due(&self, block: Option<u64>) -> Result<Option<Due>, Closed> {
+        let after = block.map_or(0, |block| block + 1);
+        let waiting = |state: &mut State| {
+            let mut due = state.scheduled.range(..after);
+            due.any(|(_, slot)| slot.embedding.is_none()) && !state.closed
+        };
+        let mut state = self.wait_while(waiting);
+        if state.closed {
+            return Err(Closed);
+        }
+        let later = state.scheduled.split_off(&after);
+        let scheduled = std::mem::replace(&mut state.scheduled, later).into_values().next_back();
+        let soon = state.soon.take_if(|slot| slot.embedding.is_some());
+        let due = scheduled.map(|slot| (slot, true)).into_iter().chain(soon.map(|slot| (slot, false)));
+        let Some((slot, scheduled)) = due.max_by_key(|(slot, _)| slot.id) else { return Ok(None) };
+        state.current = slot.text;
+        Ok(slot.embedding.map(|text| Due { text, scheduled }))
+    }
+
+    /// Forgets what waits, but not the text of now, and opens again.
+    pub(super) fn reset(&self) {
+        let mut state = self.lock();
+        let current = std::mem::take(&mut state.current);
+        *state = State { current, next_id: state.next_id, ..State::default() };
+    }
+
+    pub(super) fn close(&self) {
+        self.lock().closed = true;
+        self.changed.notify_all();
+    }
+
+    fn wait_while(&self, condition: impl FnMut(&mut State) -> bool) -> MutexGuard<'_, State> {
+        let state = self.changed.wait_while(self.lock(), condition);
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn slot(&mut self, text: String) -> Slot {
+        self.next_id += 1;
+        Slot { id: self.next_id, text, embedding: None }
+    }
+
+    /// Slots that are not encoded yet, in the order in which they will be needed.
+    fn jobs(&self) -> impl Iterator<Item = &Slot> {
+        self.soon.iter().chain(self.scheduled.values()).filter(|slot| slot.embedding.is_none())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{Device, Tensor};
+
+    fn encode(desk: &Desk) {
+        let job = desk.next_job().unwrap();
+        let length = Tensor::new(job.text.len() as f32, &Device::Cpu).unwrap();
+        desk.encoded(&job, Ok(TextEmbedding(length)));
+    }
+
+    /// The length of the text that is due.
+    fn due(desk: &Desk, block: u64) -> Option<f32> {
+        let due = desk.due(Some(block)).unwrap()?;
+        Some(due.text.unwrap().0.to_scalar().unwrap())
+    }
+
+    fn at(block: u64, text: &str) -> Prompt {
+        Prompt { text: text.into(), from_block: Some(block) }
+    }
+
+    #[test]
+    fn a_prompt_is_due_once_when_encoded() {
+        let desk = Desk::default();
+        desk.submit("one".into());
+        assert_eq!(due(&desk, 5), None);
+        encode(&desk);
+        assert_eq!(due(&desk, 5), Some(3.0));
+        assert_eq!(due(&desk, 5), None);
+    }
+
+    #[test]
+    fn a_newer_prompt_replaces_one_that_is_still_encoded() {
+        let desk = Desk::default();
+        desk.submit("one".into());
+        let stale = desk.next_job().unwrap();
+        desk.submit("three".into());
+        desk.encoded(&stale, Ok(TextEmbedding(Tensor::new(0f32, &Device::Cpu).unwrap())));
+        assert_eq!(due(&desk, 0), None);
+        encode(&desk);
+        assert_eq!(due(&desk, 0), Some(5.0));
+    }
+
+    #[test]
+    fn scheduled_prompts_wait_for_their_block_and_the_latest_due_one_wins() {
+        let desk = Desk::default();
+        [at(4, "four"), at(2, "x"), at(3, "yy")].into_iter().for_each(|prompt| desk.submit(prompt));
+        (0..3).for_each(|_| encode(&desk));
+        assert_eq!(due(&desk, 1), None);
+        assert!(desk.due(None).unwrap().is_none());
+        assert_eq!(due(&desk, 3), Some(2.0));
+        assert_eq!(due(&desk, 9), Some(4.0));
+    }
+
+    #[test]
+    fn a_block_waits_for_its_prompt_until_closed() {
+        let desk = Desk::default();
+        desk.submit(at(0, "never"));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| desk.due(Some(0)).is_err());
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            desk.close();
+            assert!(waiting.join().unwrap());
+        });
+        assert!(desk.next_job().is_err());
+    }
+}

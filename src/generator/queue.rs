@@ -1,0 +1,156 @@
+//! A bounded queue between two threads whose reader can be cancelled.
+
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::gate::Closed;
+
+/// Holds at most `capacity` items: the writer waits for room, the reader for an item.
+#[derive(Debug)]
+pub(super) struct Queue<T> {
+    capacity: usize,
+    state: Mutex<State<T>>,
+    changed: Condvar,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    items: VecDeque<T>,
+    ended: bool,
+    closed: bool,
+    cancelled: bool,
+}
+
+impl<T> Default for State<T> {
+    fn default() -> Self {
+        Self { items: VecDeque::new(), ended: false, closed: false, cancelled: false }
+    }
+}
+
+/// What a reader gets.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Popped<T> {
+    Item(T),
+    /// The writer is done and nothing is left.
+    End,
+    /// Reading is cancelled; items stay where they are.
+    Cancelled,
+}
+
+impl<T> Queue<T> {
+    pub(super) fn new(capacity: usize) -> Self {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Self { capacity: capacity.max(1), state, changed }
+    }
+
+    pub(super) fn push(&self, item: T) -> Result<(), Closed> {
+        let full = |state: &mut State<T>| state.items.len() >= self.capacity && !state.closed;
+        let mut state = self.wait_while(full);
+        if state.closed {
+            return Err(Closed);
+        }
+        state.items.push_back(item);
+        self.changed.notify_all();
+        Ok(())
+    }
+
+    pub(super) fn pop(&self) -> Popped<T> {
+        let mut state = self.wait_while(|s| s.items.is_empty() && !s.ended && !s.closed && !s.cancelled);
+        if state.cancelled {
+            return Popped::Cancelled;
+        }
+        let item = state.items.pop_front();
+        self.changed.notify_all();
+        item.map_or(Popped::End, Popped::Item)
+    }
+
+    /// No further item will come.
+    pub(super) fn end(&self) {
+        self.change(|state| state.ended = true);
+    }
+
+    /// Drops what is left and turns the writer away.
+    pub(super) fn close(&self) {
+        self.change(|state| {
+            state.closed = true;
+            state.items.clear();
+        });
+    }
+
+    /// Empty and open, for another stream.
+    pub(super) fn reset(&self) {
+        self.change(|state| *state = State::default());
+    }
+
+    /// Turns the reader away, or lets it in again.
+    pub(super) fn cancel(&self, cancelled: bool) {
+        self.change(|state| state.cancelled = cancelled);
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State<T>)) {
+        change(&mut self.lock());
+        self.changed.notify_all();
+    }
+
+    fn wait_while(&self, condition: impl FnMut(&mut State<T>) -> bool) -> MutexGuard<'_, State<T>> {
+        let state = self.changed.wait_while(self.lock(), condition);
+        state.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+    use std::time::Duration;
+
+    const MOMENT: Duration = Duration::from_millis(20);
+
+    #[test]
+    fn items_keep_their_order_and_the_writer_waits_for_room() {
+        let queue = Queue::new(2);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..100).for_each(|item| queue.push(item).unwrap());
+                queue.end();
+            });
+            for expected in 0..100 {
+                assert!(queue.lock().items.len() <= 2);
+                assert_eq!(queue.pop(), Popped::Item(expected));
+            }
+            assert_eq!(queue.pop(), Popped::End);
+        });
+    }
+
+    #[test]
+    fn a_waiting_reader_is_cancelled_and_loses_nothing() {
+        let queue = Queue::new(2);
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| queue.pop());
+            thread::sleep(MOMENT);
+            queue.cancel(true);
+            assert_eq!(reader.join().unwrap(), Popped::Cancelled);
+            queue.push(1).unwrap();
+            assert_eq!(queue.pop(), Popped::Cancelled);
+            queue.cancel(false);
+            assert_eq!(queue.pop(), Popped::Item(1));
+        });
+    }
+
+    #[test]
+    fn closing_wakes_a_waiting_writer() {
+        let queue = Queue::new(1);
+        queue.push(1).unwrap();
+        thread::scope(|scope| {
+            let writer = scope.spawn(|| queue.push(2));
+            thread::sleep(MOMENT);
+            queue.close();
+            assert!(writer.join().unwrap().is_err());
+        });
+        assert_eq!(queue.pop(), Popped::End);
+    }
+}
