@@ -1,1 +1,5 @@
 //! The Wan 2.1 family: block-causal DiT, causal video auto-encoder, umT5 text encoder.
+
+pub mod tiny_vae;
+pub mod vae;
+mod vae_layers;
