@@ -7,3 +7,4 @@ mod matmul;
 pub mod norm;
 pub mod rope;
 pub mod simd;
+pub mod cpu;

@@ -7,3 +7,6 @@ mod layer;
 
 pub use config::WanConfig;
 pub use dit::WanDit;
+pub mod tiny_vae;
+pub mod vae;
+mod vae_layers;

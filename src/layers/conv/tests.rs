@@ -1,0 +1,120 @@
+//! The fast path against the specification.
+
+use candle_core::{Device, Result, Tensor};
+use proptest::prelude::*;
+
+use super::{Activation, Conv, Geometry, pack, plain};
+
+/// Numbers in `-1..1` that depend on nothing but their place.
+fn numbers(shape: &[usize], seed: f64) -> Result<Tensor> {
+    let len: usize = shape.iter().product();
+    let data: Vec<f32> = (0..len).map(|i| (i as f64 * 0.7391 + seed).sin() as f32).collect();
+    Tensor::from_vec(data, shape, &Device::Cpu)
+}
+
+/// One case: sizes of the kernel and of the input.
+#[derive(Clone, Debug)]
+struct Case {
+    kernel: (usize, usize),
+    channels: (usize, usize),
+    geometry: Geometry,
+    past: usize,
+    frames: usize,
+    size: (usize, usize),
+    activation: Activation,
+    residual: bool,
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let geometry = (0usize..3, 1usize..3, 1usize..3, (0usize..3, 0usize..3), 1usize..3).prop_map(
+        |(front, frame_stride, enlarge, padding, stride)| Geometry {
+            front,
+            frame_stride,
+            enlarge,
+            padding,
+            stride,
+        },
+    );
+    let activation = prop_oneof![Just(Activation::Identity), Just(Activation::Relu)];
+    let kernel = (1usize..4, 1usize..4);
+    let channels = (1usize..20, 1usize..40);
+    let size = (3usize..20, 3usize..40);
+    (kernel, channels, geometry, 0usize..3, 3usize..6, size, activation, any::<bool>()).prop_map(
+        |(kernel, channels, geometry, past, frames, size, activation, residual)| Case {
+            kernel,
+            channels,
+            geometry,
+            past,
+            frames,
+            size,
+            activation,
+            residual,
+        },
+    )
+}
+
+fn relative_difference(case: &Case) -> Result<f32> {
+    let Case { kernel, channels, geometry, size, .. } = *case;
+    let weight = numbers(&[channels.1, channels.0, kernel.0, kernel.1, kernel.1], 0.1)?;
+    let bias = numbers(&[channels.1], 0.2)?;
+    let xs = numbers(&[case.frames, size.0, size.1, channels.0], 0.3)?;
+    let past = match case.past {
+        0 => None,
+        frames => Some(numbers(&[frames, size.0, size.1, channels.0], 0.4)?),
+    };
+    let outputs = [plain::taps, pack].map(|kernel| {
+        let conv = Conv::with_kernel(&weight, Some(&bias), geometry, kernel)?.then(case.activation);
+        let ys = conv.forward(past.as_ref(), &xs)?;
+        if !case.residual {
+            return Ok(ys);
+        }
+        let residual = numbers(ys.dims(), 0.5)?;
+        conv.forward_add(past.as_ref(), &xs, &residual)
+    });
+    let [expected, got] = outputs;
+    let (expected, got) = (expected?, got?);
+    assert_eq!(expected.dims(), got.dims());
+    let scale = expected.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
+    Ok((expected - got)?.abs()?.max_all()?.to_scalar::<f32>()? / scale)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+
+    #[test]
+    fn fast_path_equals_plain_path(case in cases()) {
+        let difference = relative_difference(&case).map_err(|e| TestCaseError::fail(e.to_string()))?;
+        prop_assert!(difference <= 1e-5, "{difference}");
+    }
+}
+
+/// Several tiles a frame, and products longer than one tile.
+#[test]
+fn fast_path_equals_plain_path_over_many_tiles() -> Result<()> {
+    let case = Case {
+        kernel: (3, 3),
+        channels: (24, 32),
+        geometry: Geometry::same(3).causal(3),
+        past: 1,
+        frames: 3,
+        size: (64, 70),
+        activation: Activation::Identity,
+        residual: true,
+    };
+    let difference = relative_difference(&case)?;
+    assert!(difference <= 1e-5, "{difference}");
+    Ok(())
+}
+
+#[test]
+fn wrong_shapes_are_errors() -> Result<()> {
+    let conv = Conv::new(&numbers(&[2, 3, 1, 3, 3], 0.)?, None, Geometry::POINTWISE)?;
+    assert!(conv.forward(None, &numbers(&[1, 4, 4, 2], 0.)?).is_err());
+    assert!(conv.forward(None, &numbers(&[1, 2, 4, 3], 0.)?).is_err());
+    assert!(conv.forward(None, &numbers(&[0, 4, 4, 3], 0.)?).is_err());
+    let xs = numbers(&[1, 4, 4, 3], 0.)?;
+    assert!(conv.forward(Some(&numbers(&[1, 5, 4, 3], 0.)?), &xs).is_err());
+    assert!(conv.forward_add(None, &xs, &xs).is_err());
+    assert_eq!(conv.forward(None, &xs)?.dims(), [1, 2, 2, 2]);
+    Ok(())
+}
