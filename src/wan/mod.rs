@@ -10,3 +10,4 @@ pub use dit::WanDit;
 pub mod tiny_vae;
 pub mod vae;
 mod vae_layers;
+pub mod text;
