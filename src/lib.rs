@@ -4,6 +4,7 @@
 
 pub mod cascade;
 pub mod checkpoint;
+pub mod device;
 pub mod generator;
 pub mod layers;
 pub mod model;

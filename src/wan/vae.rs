@@ -84,6 +84,11 @@ impl WanVaeConfig {
         Self { dim: 24, ..Self::wan21() }
     }
 
+    /// The embedded model's: narrow enough for two CPU cores.
+    pub fn pocket() -> Self {
+        Self { dim: 8, ..Self::wan21() }
+    }
+
     /// Pixels along each side that a latent stands for.
     pub fn spatial_stride(&self) -> usize {
         1 << self.temporal_downsample.len()
