@@ -55,7 +55,7 @@ impl Error {
 }
 
 /// The result of everything in [`generator`](super).
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl From<checkpoint::Error> for Error {
     fn from(error: checkpoint::Error) -> Self {
