@@ -1,5 +1,8 @@
 //! Prompt cleaning and the umT5 encoder against what their originals gave.
 
+// Helpers outside #[test] functions panic too: a test's report is its panic.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 
