@@ -122,6 +122,9 @@ class VaeDecode:
         from torch.utils.flop_counter import FlopCounterMode
 
         self.vae = AutoencoderKLWan().eval()
+        for weight in self.vae.parameters():
+            if weight.dim() == 5:  # a tenth faster so than in the default layout
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
         self.vae.clear_cache()
         self.latents = torch.randn(1, 16, 3, 16, 16)
         self.decode(self.latents[:, :, :1], first_chunk=True)
