@@ -172,6 +172,7 @@ fn cleaning_a_huge_prompt_is_quick() {
         assert!(cleaned.len() <= 1 << 17);
         assert!(start.elapsed().as_secs() < 5, "{unit:?} took {:?}", start.elapsed());
     }
+    assert_eq!(clean(&(" ".repeat(1 << 20) + "fox")), "fox");
 }
 
 proptest! {

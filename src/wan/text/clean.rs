@@ -17,6 +17,7 @@ const MAX_CHARS: usize = 32_768;
 /// three times over in a line with a `<`, where ftfy leaves one level standing and plsfix none, and
 /// numeric references to control characters, which Python drops.
 pub fn clean(prompt: &str) -> String {
+    let prompt = prompt.trim_start();
     let end = prompt.char_indices().nth(MAX_CHARS).map_or(prompt.len(), |(end, _)| end);
     let fixed = fix_text(&strip_terminal_escapes(&prompt[..end]), None);
     let once = htmlize::unescape(fixed);
