@@ -56,6 +56,7 @@ impl<'a> Rows<'a> {
 }
 
 /// `dst += lhs · rhs` on the calling thread; `dst` is row-major, `(lhs rows, rhs cols)`.
+#[allow(unsafe_code)] // gemm takes pointers only
 pub fn add_matmul(dst: &mut [f32], lhs: Rows<'_>, rhs: Rows<'_>) -> Result<()> {
     let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
     if rhs.rows != k || m.checked_mul(n) != Some(dst.len()) {
@@ -65,7 +66,6 @@ pub fn add_matmul(dst: &mut [f32], lhs: Rows<'_>, rhs: Rows<'_>) -> Result<()> {
     // of `rhs` ends inside its data, and strides are not negative, so that earlier rows do too;
     // `dst` holds exactly m rows of n, borrowed exclusively, hence disjoint from both inputs.
     // f32 has no invalid bit patterns, and strides fit isize because the slices do.
-    #[allow(unsafe_code)] // gemm takes pointers only
     unsafe {
         gemm::gemm(
             m,

@@ -164,7 +164,7 @@ fn conv2d(
 #[derive(Debug)]
 enum Layer {
     Conv(Conv),
-    Memory(Memory),
+    Memory(Box<Memory>),
     /// One frame to several, by channels; upstream `TGrow`.
     Grow(Conv, usize),
 }
@@ -297,7 +297,7 @@ fn decoder_layers(config: &TinyVaeConfig, vb: VarBuilder<'_>) -> Result<Vec<Laye
     let mut index = 3; // after clamp, convolution, ReLU
     for (i, (&width, &growth)) in config.widths.iter().zip(&config.growth).enumerate() {
         for _ in 0..MEMORIES_PER_SIZE {
-            layers.push(Layer::Memory(Memory::new(width, vb.pp(index))?));
+            layers.push(Layer::Memory(Box::new(Memory::new(width, vb.pp(index))?)));
             index += 1;
         }
         layers.push(Layer::grow(width, growth, vb.pp(index + 1))?);
@@ -384,7 +384,7 @@ fn encoder_layers(config: &TinyVaeConfig, vb: VarBuilder<'_>) -> Result<Vec<Laye
         layers.push(Layer::Conv(conv));
         index += 2;
         for _ in 0..MEMORIES_PER_SIZE {
-            layers.push(Layer::Memory(Memory::new(width, vb.pp(index))?));
+            layers.push(Layer::Memory(Box::new(Memory::new(width, vb.pp(index))?)));
             index += 1;
         }
     }
