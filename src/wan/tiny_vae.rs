@@ -21,7 +21,8 @@ const RGB: usize = 3;
 /// Layers with a memory at each size.
 const MEMORIES_PER_SIZE: usize = 3;
 
-/// Pictures times pixels decoded at once; what is beyond waits its turn.
+/// Pictures times pixels coded at once. Where a single latent stands for more than this, latents are
+/// coded one by one.
 const PIXELS_AT_ONCE: usize = 1 << 20;
 
 /// Sizes of the tiny auto-encoder.
