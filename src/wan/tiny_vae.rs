@@ -1,8 +1,10 @@
 //! TAEHV: a tiny auto-encoder whose layers remember one frame, 25 times cheaper than Wan's own.
 //!
-//! 2-D convolutions throughout; what a [`MemBlock`](https://github.com/madebyollin/taehv) looks back
-//! at is its own input of one frame ago. Each latent stands for four frames, the first one too, of
-//! which a stream drops the first three.
+//! 2-D convolutions throughout; what a memory layer (upstream `MemBlock`) looks back at is its own
+//! input of one frame ago. Each latent stands for four frames, the first one too, of which a stream
+//! drops the first three.
+//!
+//! After `TAEHV` of <https://github.com/madebyollin/taehv>, as Self-Forcing at 33593df uses it.
 
 use std::sync::Arc;
 
