@@ -53,11 +53,7 @@ impl Hub {
 
     /// The path of a file in the cache, fetched first if it is not there; a transfer that broke off
     /// is taken up where it stopped. A file of another size or hash than the manifest's is removed.
-    pub fn fetch(
-        &self,
-        file: &ModelFile,
-        progress: &mut dyn FnMut(Progress),
-    ) -> Result<PathBuf> {
+    pub fn fetch(&self, file: &ModelFile, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
         if let Some(path) = cache::find(&self.cache, file) {
             check_size(file, &path)?;
             return Ok(path);
@@ -167,4 +163,131 @@ impl hf_hub::api::Progress for Bar<'_> {
     }
 
     fn finish(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+
+    use super::super::manifest::Role;
+    use super::*;
+
+    const COMMIT: &str = "0123456789012345678901234567890123456789";
+
+    /// A hub of one file that closes the line once, after `cut` bytes of it.
+    struct Server {
+        body: Vec<u8>,
+        cut: Mutex<Option<usize>>,
+        /// The `Range` of every request.
+        ranges: Mutex<Vec<String>>,
+    }
+
+    impl Server {
+        fn start(body: Vec<u8>, cut: Option<usize>) -> (Arc<Self>, String) {
+            let server = Arc::new(Self { body, cut: cut.into(), ranges: Vec::new().into() });
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let endpoint = format!("http://{}", listener.local_addr().unwrap());
+            let shared = server.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let _ = shared.answer(stream.unwrap());
+                }
+            });
+            (server, endpoint)
+        }
+
+        fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
+            let mut lines = BufReader::new(stream.try_clone()?).lines();
+            let request = lines.next().unwrap()?;
+            let mut range = String::new();
+            for line in lines {
+                let line = line?;
+                if let Some((_, value)) = line.split_once("bytes=") {
+                    range = value.to_owned();
+                }
+                if line.is_empty() {
+                    break;
+                }
+            }
+            if !request.contains(&format!("/owner/name/resolve/{COMMIT}/folder/file.bin ")) {
+                return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+            }
+            self.ranges.lock().unwrap().push(range.clone());
+            let (from, to) = range.split_once('-').unwrap();
+            let from: usize = from.parse().unwrap();
+            let to = to.parse().map_or(self.body.len(), |to: usize| to + 1);
+            let total = self.body.len();
+            write!(
+                stream,
+                "HTTP/1.1 206 Partial Content\r\ncontent-length: {}\r\nconnection: close\r\n\
+                 content-range: bytes {from}-{}/{total}\r\netag: \"tag\"\r\n\
+                 x-repo-commit: {COMMIT}\r\n\r\n",
+                to - from,
+                to - 1
+            )?;
+            let cut = if to - from > 1 { self.cut.lock().unwrap().take() } else { None };
+            stream.write_all(&self.body[from..cut.map_or(to, |cut| cut.min(to))])
+        }
+    }
+
+    fn body() -> Vec<u8> {
+        (0..300_000u32).map(|i| (i % 253) as u8).collect()
+    }
+
+    fn file(sha256: Option<String>) -> ModelFile {
+        ModelFile {
+            role: Role::Dit,
+            repo: "owner/name".into(),
+            revision: Some(COMMIT.into()),
+            path: "folder/file.bin".into(),
+            size: Some(300_000),
+            sha256,
+        }
+    }
+
+    #[test]
+    fn a_broken_transfer_is_taken_up_where_it_stopped() {
+        let cache = tempfile::tempdir().unwrap();
+        let (server, endpoint) = Server::start(body(), Some(100_000));
+        let hub = Hub::at(&endpoint, cache.path()).unwrap();
+        let want = format!("{:x}", Sha256::digest(body()));
+        let mut seen = Vec::new();
+        let path = hub.fetch(&file(Some(want)), &mut |progress| seen.push(progress)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), body());
+        assert_eq!(seen.last(), Some(&Progress { done: 300_000, total: 300_000 }));
+        assert_eq!(*server.ranges.lock().unwrap(), ["0-0", "0-", "0-0", "100000-"]);
+
+        // The second time, nothing is asked.
+        assert_eq!(hub.fetch(&file(None), &mut |_| {}).unwrap(), path);
+        assert_eq!(server.ranges.lock().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_wrong_file_is_reported_and_removed() {
+        let cache = tempfile::tempdir().unwrap();
+        let (_, endpoint) = Server::start(body(), None);
+        let hub = Hub::at(&endpoint, cache.path()).unwrap();
+        let error = hub.fetch(&file(Some("00000000".into())), &mut |_| {}).unwrap_err();
+        let error = error.to_string();
+        assert!(error.starts_with("owner/name/folder/file.bin: cannot be fetched: "), "{error}");
+        assert!(error.contains("expected SHA-256 00000000, got "), "{error}");
+        assert_eq!(cache::find(cache.path(), &file(None)), None);
+
+        let long = ModelFile { size: Some(300_001), ..file(None) };
+        let error = hub.fetch(&long, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("expected 300001 bytes, got 300000"), "{error}");
+        assert_eq!(cache::find(cache.path(), &long), None);
+    }
+
+    #[test]
+    fn a_missing_file_is_asked_for_once() {
+        let cache = tempfile::tempdir().unwrap();
+        let (_, endpoint) = Server::start(body(), None);
+        let hub = Hub::at(&endpoint, cache.path()).unwrap();
+        let missing = ModelFile { path: "none".into(), ..file(None) };
+        let error = hub.fetch(&missing, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("404"), "{error}");
+    }
 }

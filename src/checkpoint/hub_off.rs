@@ -24,11 +24,7 @@ impl Hub {
     }
 
     /// Never called: there is no `Hub` in this build.
-    pub fn fetch(
-        &self,
-        _file: &ModelFile,
-        _progress: &mut dyn FnMut(Progress),
-    ) -> Result<PathBuf> {
+    pub fn fetch(&self, _file: &ModelFile, _progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
         match self.never {}
     }
 }

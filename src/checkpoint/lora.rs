@@ -72,7 +72,11 @@ pub(super) fn deltas(
             Err(reason) => problems.push(format!("{module}: {reason}")),
         }
     }
-    if problems.is_empty() { Ok(deltas) } else { Err(Error::Lora { path: lora.path.clone(), problems }) }
+    if problems.is_empty() {
+        Ok(deltas)
+    } else {
+        Err(Error::Lora { path: lora.path.clone(), problems })
+    }
 }
 
 /// Sorts the tensors of a LoRA by module; those of no known kind come back as problems.

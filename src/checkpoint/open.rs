@@ -102,7 +102,9 @@ fn index(path: &Path) -> Result<Checkpoint> {
         };
         match tensors.remove(&name) {
             Some(entry) => list.push((name, entry)),
-            None => return Err(Error::format(path, format!("{name} is not in the shard it names"))),
+            None => {
+                return Err(Error::format(path, format!("{name} is not in the shard it names")));
+            }
         }
     }
     checkpoint(path.to_owned(), list)

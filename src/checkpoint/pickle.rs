@@ -243,7 +243,11 @@ impl<'a> Machine<'a> {
 
     /// Lists carry no weights: their contents are dropped.
     fn append(&mut self, opcode: u8) -> Result<(), String> {
-        if opcode == b'a' { self.pop_many(1)? } else { self.pop_mark()? };
+        if opcode == b'a' {
+            self.pop_many(1)?
+        } else {
+            self.pop_mark()?
+        };
         match self.stack.last() {
             Some(Value::List) => Ok(()),
             _ => Err("the pickle appends to what is no list".into()),
@@ -391,11 +395,7 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(line).map_err(|_| "the pickle names a module not in UTF-8".to_owned())
     }
 
-    fn tensors(
-        &self,
-        root: Value<'a>,
-        prefer: &[&str],
-    ) -> Result<Vec<(String, View)>, String> {
+    fn tensors(&self, root: Value<'a>, prefer: &[&str]) -> Result<Vec<(String, View)>, String> {
         let Value::Dict(root) = root else {
             return Err("the pickle holds no dict of tensors".into());
         };

@@ -95,7 +95,8 @@ impl Random {
 
     /// Where in the table a tensor begins.
     fn start(&self, name: &str) -> usize {
-        let hash = Sha256::new().chain_update(self.seed.to_le_bytes()).chain_update(name).finalize();
+        let hash =
+            Sha256::new().chain_update(self.seed.to_le_bytes()).chain_update(name).finalize();
         hash.iter().fold(0, |n, byte| (n * 256 + usize::from(*byte)) % TABLE)
     }
 }

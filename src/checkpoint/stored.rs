@@ -135,12 +135,8 @@ mod tests {
 
     #[test]
     fn a_transposed_view_is_put_in_order() {
-        let stored = Stored {
-            dtype: Dtype::U8,
-            shape: vec![3, 2],
-            strides: Some(vec![1, 3]),
-            region: 0..6,
-        };
+        let stored =
+            Stored { dtype: Dtype::U8, shape: vec![3, 2], strides: Some(vec![1, 3]), region: 0..6 };
         assert_eq!(stored.gather(&[0, 1, 2, 3, 4, 5], &[1, 3]).unwrap(), [0, 3, 1, 4, 2, 5]);
         assert!(stored.gather(&[0, 1, 2, 3, 4], &[1, 3]).is_err());
     }

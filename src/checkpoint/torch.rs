@@ -46,7 +46,9 @@ fn entries(bytes: &[u8]) -> Result<HashMap<String, Range<usize>>, String> {
         let entry = archive.by_index_raw(i).map_err(unsound)?;
         let name = entry.name().map_err(unsound)?.into_owned();
         if entry.compression() != CompressionMethod::Stored || entry.encrypted() {
-            return Err(format!("entry {name} is compressed or encrypted; torch.save does neither"));
+            return Err(format!(
+                "entry {name} is compressed or encrypted; torch.save does neither"
+            ));
         }
         let start = entry.data_start().and_then(|start| usize::try_from(start).ok());
         let end = start.zip(usize::try_from(entry.compressed_size()).ok());
