@@ -430,6 +430,14 @@ const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": nul
     "vocab": [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["a", -1.0]]}}"#;
 
 #[test]
+fn generators_move_between_threads_and_controls_are_shared() {
+    fn sends<T: Send>() {}
+    fn shares<T: Send + Sync>() {}
+    sends::<Generator>();
+    shares::<Controls>();
+}
+
+#[test]
 fn settings_that_make_no_sense_are_named() {
     type Change = fn(&mut GeneratorConfig);
     let cases: [(&str, &str, Change); 9] = [
