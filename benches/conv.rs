@@ -1,4 +1,4 @@
-//! One streaming step of the auto-encoder's widest layer: 3x3x3, 96 to 96 channels, 4 frames.
+//! Streaming steps of the auto-encoder's causal 3x3x3 convolutions.
 
 use std::hint::black_box;
 
@@ -6,23 +6,31 @@ use candle_core::{Device, Result, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use gstblockcascade::layers::conv::{Conv, Geometry};
 
-const CHANNELS: usize = 96;
-const FRAMES: usize = 4;
-const SIDE: usize = 96;
+/// Input and output channels, frames, side: each size of the decoder at 128 x 128, and the head.
+const STEPS: [(usize, usize, usize, usize); 6] = [
+    (96, 96, 4, 96),
+    (384, 384, 3, 16),
+    (384, 384, 6, 32),
+    (192, 192, 12, 64),
+    (96, 96, 12, 128),
+    (96, 3, 12, 128),
+];
 
 /// Throughput is in FLOP: read "elem/s" as FLOP/s.
 fn causal_conv3d(c: &mut Criterion) -> Result<()> {
     let random = |shape: &[usize]| Tensor::randn(0f32, 0.02, shape, &Device::Cpu);
-    let weight = random(&[CHANNELS, CHANNELS, 3, 3, 3])?;
-    let conv = Conv::new(&weight, Some(&random(&[CHANNELS])?), Geometry::same(3).causal(3))?;
-    let past = random(&[2, SIDE, SIDE, CHANNELS])?;
-    let xs = random(&[FRAMES, SIDE, SIDE, CHANNELS])?;
     let mut group = c.benchmark_group("causal_conv3d");
-    let flop = 2 * FRAMES * SIDE * SIDE * weight.elem_count();
-    group.throughput(Throughput::Elements(flop as u64));
-    group.bench_function("96 channels, 4 x 96 x 96", |b| {
-        b.iter(|| black_box(conv.forward(Some(&past), &xs)));
-    });
+    group.sample_size(10);
+    for (inputs, outputs, frames, side) in STEPS {
+        let weight = random(&[outputs, inputs, 3, 3, 3])?;
+        let conv = Conv::new(&weight, Some(&random(&[outputs])?), Geometry::same(3).causal(3))?;
+        let past = random(&[2, side, side, inputs])?;
+        let xs = random(&[frames, side, side, inputs])?;
+        let flop = 2 * frames * side * side * weight.elem_count();
+        group.throughput(Throughput::Elements(flop as u64));
+        let name = format!("{inputs} to {outputs} channels, {frames} x {side} x {side}");
+        group.bench_function(name, |b| b.iter(|| black_box(conv.forward(Some(&past), &xs))));
+    }
     group.finish();
     Ok(())
 }

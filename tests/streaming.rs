@@ -196,7 +196,7 @@ proptest! {
     }
 }
 
-/// The encoder's convolutions, one call each for the whole clip, know nothing of streams.
+/// One frame for a stream's first latent, four for each later one, in range; again after a reset.
 #[test]
 fn frame_counts_follow_the_latents() -> Result<()> {
     let mut decoder = WanFrameDecoder::new(Arc::new(wan(DType::F32)?.0));

@@ -1,15 +1,18 @@
 //! What a user asks for, checked once, and the plan that follows from it.
 
+use std::path::PathBuf;
+
 use super::error::{Error, Result};
 use super::flow::FlowSchedule;
-use super::preset::{FrameSize, Preset};
+use super::frames::FrameSize;
 use crate::cascade::{
     AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryRules, PromptPolicy,
     SinkPosition, Timetable,
 };
-use crate::checkpoint::WeightPaths;
+use crate::checkpoint::{Manifest, Preset};
 use crate::device::DeviceSpec;
 use crate::model::VideoSpec;
+use crate::wan;
 
 /// Largest side of a frame, in pixels: well beyond what any checkpoint was trained on.
 const MAX_SIDE: u32 = 8192;
@@ -28,6 +31,21 @@ pub enum WeightsSource {
     Files(WeightPaths),
 }
 
+/// The checkpoints of one model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WeightPaths {
+    /// The transformer.
+    pub dit: PathBuf,
+    /// What is merged into it, at full strength, in this order.
+    pub loras: Vec<PathBuf>,
+    /// The text encoder.
+    pub text_encoder: PathBuf,
+    /// Its `tokenizer.json`.
+    pub tokenizer: PathBuf,
+    /// The network that [`GeneratorConfig::decoder`] names.
+    pub decoder: PathBuf,
+}
+
 /// Which network turns latents into frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Decoder {
@@ -36,8 +54,10 @@ pub enum Decoder {
     Full,
     /// The same with a quarter of the channels.
     Light,
-    /// TAEHV: 25 times less work, softer pictures.
+    /// TAEHV (`taew2_1`): 25 times less work, softer pictures.
     Tiny,
+    /// LightTAE (`lighttaew2_1`): the same layers, trained on the full decoder's latents.
+    LightTiny,
 }
 
 /// Number format of the transformer's weights and activations.
@@ -58,7 +78,7 @@ pub enum Dtype {
 #[derive(Clone, Debug)]
 pub struct GeneratorConfig {
     /// The model, and how it wants to be run.
-    pub preset: Preset,
+    pub model: Manifest,
     /// Where its weights come from.
     pub weights: WeightsSource,
     /// What it runs on.
@@ -91,9 +111,9 @@ pub struct GeneratorConfig {
 
 impl GeneratorConfig {
     /// The preset as it is meant to be run, sequentially, on the best device there is.
-    pub fn new(preset: Preset, weights: WeightsSource) -> Self {
+    pub fn new(model: Manifest, weights: WeightsSource) -> Self {
         Self {
-            preset,
+            model,
             weights,
             device: DeviceSpec::Auto,
             dtype: Dtype::Auto,
@@ -118,12 +138,13 @@ impl GeneratorConfig {
 
     /// Size of the frames that will come.
     pub fn frame_size(&self) -> FrameSize {
-        self.size.unwrap_or(self.preset.size)
+        let Preset { width, height, .. } = self.model.preset;
+        self.size.unwrap_or(FrameSize { width, height })
     }
 
     pub(super) fn plan(&self) -> Result<Plan> {
-        let preset = &self.preset;
-        let spec = preset.architecture.dit().spec();
+        let preset = &self.model.preset;
+        let spec = wan::dit_config(self.model.architecture).spec();
         let spec = spec.map_err(|error| Error::config("architecture", error.to_string()))?;
         let schedule = FlowSchedule::new(&preset.denoising_steps, preset.timestep_shift)
             .map_err(|error| Error::config("denoising_steps", error.to_string()))?;
@@ -144,13 +165,13 @@ impl GeneratorConfig {
     }
 
     fn cascade(&self, stagger: usize, size: FrameSize, spec: &VideoSpec) -> CascadeConfig {
-        let Preset { frames_per_block, window, sink, .. } = self.preset;
+        let Preset { frames_per_block, window, sink, .. } = self.model.preset;
         let latent = |side: u32| side as usize / spec.spatial_stride;
         CascadeConfig {
             stagger,
             attention: self.attention,
             history: HistoryRules {
-                limits: CacheLimits { sink, window },
+                limits: CacheLimits { sink, window: Some(window) },
                 budget: self.history_budget,
                 sink_position: self.sink_position,
             },

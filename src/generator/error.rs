@@ -1,8 +1,8 @@
 //! What can go wrong between a prompt and its frames.
 
-use std::path::PathBuf;
-
 use candle_core::Error as Cause;
+
+use crate::checkpoint;
 
 /// One variant for each thing that a caller does differently.
 #[derive(Debug, thiserror::Error)]
@@ -16,22 +16,9 @@ pub enum Error {
         /// The value, and what is accepted.
         reason: String,
     },
-    /// Files that the model needs are not there.
-    #[error("weights of {model} are missing: {missing}")]
-    MissingWeights {
-        /// The model's name.
-        model: String,
-        /// Which files, where they were looked for, and how to get them.
-        missing: String,
-    },
-    /// A file of weights or a tokenizer cannot be used.
-    #[error("{}: {reason}", path.display())]
-    Weights {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
+    /// A checkpoint, LoRA, tokenizer or manifest is not there or cannot be used.
+    #[error(transparent)]
+    Weights(checkpoint::Error),
     /// A device is absent, or failed while the model was placed on it.
     #[error("device {device}: {source}")]
     Device {
@@ -68,4 +55,13 @@ impl Error {
 }
 
 /// The result of everything in [`generator`](super).
-pub type Result<T> = std::result::Result<T, Error>;
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl From<checkpoint::Error> for Error {
+    fn from(error: checkpoint::Error) -> Self {
+        match error {
+            checkpoint::Error::MissingFeature(feature) => Self::MissingFeature(feature),
+            other => Self::Weights(other),
+        }
+    }
+}

@@ -1,8 +1,38 @@
 //! Pixels to frames.
 
+use std::fmt;
+use std::str::FromStr;
+
 use candle_core::{DType, Device, Result, Tensor};
 
+use super::error::Error;
 use crate::layers::simd::with_slice;
+
+/// Width and height of frames, in pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameSize {
+    /// Pixels in a row.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+}
+
+impl fmt::Display for FrameSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.width, self.height)
+    }
+}
+
+impl FromStr for FrameSize {
+    type Err = Error;
+
+    fn from_str(text: &str) -> std::result::Result<Self, Error> {
+        let sides = text.split_once(['x', 'X']).and_then(|(width, height)| {
+            Some(Self { width: width.trim().parse().ok()?, height: height.trim().parse().ok()? })
+        });
+        sides.ok_or_else(|| Error::config("size", format!("got {text:?}, expected WIDTHxHEIGHT")))
+    }
+}
 
 /// A decoded picture.
 #[derive(Clone, PartialEq, Eq)]
@@ -17,8 +47,8 @@ pub struct Frame {
     pub rgb: Vec<u8>,
 }
 
-impl std::fmt::Debug for Frame {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Frame {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { index, width, height, .. } = self;
         write!(f, "Frame {{ index: {index}, {width}x{height} }}")
     }

@@ -12,17 +12,15 @@ mod frames;
 mod gate;
 mod load;
 pub mod noise;
-mod preset;
 mod prompt;
 mod queue;
 mod stream;
 
 use std::sync::Arc;
 
-pub use self::config::{Decoder, Dtype, GeneratorConfig, WeightsSource};
+pub use self::config::{Decoder, Dtype, GeneratorConfig, WeightPaths, WeightsSource};
 pub use self::error::{Error, Result};
-pub use self::frames::Frame;
-pub use self::preset::{FrameSize, Preset};
+pub use self::frames::{Frame, FrameSize};
 pub use self::prompt::Prompt;
 
 use self::config::Plan;
@@ -82,7 +80,7 @@ impl Generator {
 
     /// A generator over given networks instead of the configured weights.
     pub fn from_parts(parts: Parts, config: &GeneratorConfig, controls: Controls) -> Result<Self> {
-        let frames_per_second = config.preset.frames_per_second;
+        let frames_per_second = config.model.preset.fps;
         let format = VideoFormat { size: config.frame_size(), frames_per_second };
         Ok(Self { state: State::Ready(parts), plan: config.plan()?, format, controls })
     }

@@ -110,8 +110,9 @@ impl Desk {
     /// Leaves the encoding of a job; one that was replaced meanwhile is forgotten.
     pub(super) fn encoded(&self, job: &Job, embedding: Result<TextEmbedding, Cause>) {
         let mut state = self.lock();
-        let slots = state.soon.iter_mut().chain(state.scheduled.values_mut());
-        if let Some(slot) = slots.into_iter().find(|slot| slot.id == job.id) {
+        let State { soon, scheduled, .. } = &mut *state;
+        let mut slots = soon.iter_mut().chain(scheduled.values_mut());
+        if let Some(slot) = slots.find(|slot| slot.id == job.id) {
             slot.embedding = Some(embedding);
         }
         self.changed.notify_all();

@@ -162,7 +162,7 @@ fn denoise(
     plan: &Plan,
     line: &Line,
 ) -> Result<(), Stop> {
-    let text = |embedding: std::result::Result<_, Cause>| -> Result<Arc<TextContext>, Stop> {
+    let text = |embedding: Result<_, Cause>| -> Result<Arc<TextContext>, Stop> {
         let context = embedding.and_then(|embedding| model.text_context(&embedding));
         context.map(Arc::new).map_err(|cause| failed("encoding a prompt", cause))
     };

@@ -5,7 +5,7 @@
 
 use candle_core::{DType, Device, Result, Storage, Tensor, bail};
 use gemm::Parallelism;
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Numbers one task of a row loop works on: 256 KiB in and as much out stay in a core's L2.
@@ -56,6 +56,7 @@ impl<'a> Rows<'a> {
 }
 
 /// `dst += lhs · rhs` on the calling thread; `dst` is row-major, `(lhs rows, rhs cols)`.
+#[allow(unsafe_code)] // gemm takes pointers only
 pub fn add_matmul(dst: &mut [f32], lhs: Rows<'_>, rhs: Rows<'_>) -> Result<()> {
     let (m, n, k) = (lhs.rows, rhs.cols, lhs.cols);
     if rhs.rows != k || m.checked_mul(n) != Some(dst.len()) {
@@ -65,7 +66,6 @@ pub fn add_matmul(dst: &mut [f32], lhs: Rows<'_>, rhs: Rows<'_>) -> Result<()> {
     // of `rhs` ends inside its data, and strides are not negative, so that earlier rows do too;
     // `dst` holds exactly m rows of n, borrowed exclusively, hence disjoint from both inputs.
     // f32 has no invalid bit patterns, and strides fit isize because the slices do.
-    #[allow(unsafe_code)] // gemm takes pointers only
     unsafe {
         gemm::gemm(
             m,
@@ -101,9 +101,7 @@ pub fn rms_norm_silu(xs: &Tensor, gamma: &Tensor) -> Result<Tensor> {
     }
     with_slice(gamma, |gamma| {
         let task_len = TASK_LEN.next_multiple_of(channels);
-        map_tasks(xs, task_len, |src, dst| {
-            Arch::new().dispatch(|| norm_silu_rows(src, dst, gamma));
-        })
+        map_tasks(xs, task_len, |src, dst| Arch::new().dispatch(NormSilu { src, dst, gamma }))
     })
 }
 
@@ -121,14 +119,27 @@ fn map_tasks(
     Tensor::from_vec(ys, xs.shape(), xs.device())
 }
 
-#[inline(always)]
-fn norm_silu_rows(src: &[f32], dst: &mut [f32], gamma: &[f32]) {
-    let channels = gamma.len();
-    let root = (channels as f32).sqrt();
-    for (x, y) in src.chunks_exact(channels).zip(dst.chunks_exact_mut(channels)) {
-        let scale = root / sum_of_squares(x).sqrt().max(MIN_NORM);
-        for ((y, &x), &gamma) in y.iter_mut().zip(x).zip(gamma) {
-            *y = silu(x * scale * gamma);
+/// A run of pixels to normalise; a type and not a closure, so that it is sure to be inlined into the
+/// code for each instruction set.
+struct NormSilu<'a> {
+    src: &'a [f32],
+    dst: &'a mut [f32],
+    gamma: &'a [f32],
+}
+
+impl WithSimd for NormSilu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let channels = self.gamma.len();
+        let root = (channels as f32).sqrt();
+        let pixels = self.src.chunks_exact(channels).zip(self.dst.chunks_exact_mut(channels));
+        for (x, y) in pixels {
+            let scale = root / sum_of_squares(x).sqrt().max(MIN_NORM);
+            for ((y, &x), &gamma) in y.iter_mut().zip(x).zip(self.gamma) {
+                *y = silu(x * scale * gamma);
+            }
         }
     }
 }

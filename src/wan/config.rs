@@ -3,6 +3,9 @@
 use candle_core::{Result, bail};
 use serde::Deserialize;
 
+use super::text::Umt5Config;
+use super::vae::WanVaeConfig;
+use crate::checkpoint::Architecture;
 use crate::model::VideoSpec;
 
 /// Latent rows and columns of a patch; patches never span frames.
@@ -97,5 +100,30 @@ impl WanConfig {
             heads: num_heads,
             head_dim: dim / num_heads,
         })
+    }
+}
+
+/// The transformer of an architecture.
+pub fn dit_config(architecture: Architecture) -> WanConfig {
+    match architecture {
+        Architecture::Pocket => WanConfig::pocket(),
+        Architecture::T2v1_3b => WanConfig::t2v_1_3b(),
+        Architecture::T2v14b => WanConfig::t2v_14b(),
+    }
+}
+
+/// The auto-encoder of an architecture.
+pub fn vae_config(architecture: Architecture) -> WanVaeConfig {
+    match architecture {
+        Architecture::Pocket => WanVaeConfig::pocket(),
+        Architecture::T2v1_3b | Architecture::T2v14b => WanVaeConfig::wan21(),
+    }
+}
+
+/// The text encoder of an architecture.
+pub fn text_config(architecture: Architecture) -> Umt5Config {
+    match architecture {
+        Architecture::Pocket => Umt5Config::pocket(),
+        Architecture::T2v1_3b | Architecture::T2v14b => Umt5Config::xxl(),
     }
 }

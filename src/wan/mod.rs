@@ -4,10 +4,10 @@ mod config;
 mod dit;
 mod embed;
 mod layer;
-
-pub use config::WanConfig;
-pub use dit::WanDit;
+pub mod text;
 pub mod tiny_vae;
 pub mod vae;
 mod vae_layers;
-pub mod text;
+
+pub use config::{WanConfig, dit_config, text_config, vae_config};
+pub use dit::WanDit;

@@ -1,8 +1,10 @@
 //! TAEHV: a tiny auto-encoder whose layers remember one frame, 25 times cheaper than Wan's own.
 //!
-//! 2-D convolutions throughout; what a [`MemBlock`](https://github.com/madebyollin/taehv) looks back
-//! at is its own input of one frame ago. Each latent stands for four frames, the first one too, of
-//! which a stream drops the first three.
+//! 2-D convolutions throughout; what a memory layer (upstream `MemBlock`) looks back at is its own
+//! input of one frame ago. Each latent stands for four frames, the first one too, of which a stream
+//! drops the first three.
+//!
+//! After `TAEHV` of <https://github.com/madebyollin/taehv>, as Self-Forcing at 33593df uses it.
 
 use std::sync::Arc;
 
@@ -21,7 +23,8 @@ const RGB: usize = 3;
 /// Layers with a memory at each size.
 const MEMORIES_PER_SIZE: usize = 3;
 
-/// Pictures times pixels decoded at once; what is beyond waits its turn.
+/// Pictures times pixels coded at once. Where a single latent stands for more than this, latents are
+/// coded one by one.
 const PIXELS_AT_ONCE: usize = 1 << 20;
 
 /// Sizes of the tiny auto-encoder.
@@ -164,7 +167,7 @@ fn conv2d(
 #[derive(Debug)]
 enum Layer {
     Conv(Conv),
-    Memory(Memory),
+    Memory(Box<Memory>),
     /// One frame to several, by channels; upstream `TGrow`.
     Grow(Conv, usize),
 }
@@ -297,7 +300,7 @@ fn decoder_layers(config: &TinyVaeConfig, vb: VarBuilder<'_>) -> Result<Vec<Laye
     let mut index = 3; // after clamp, convolution, ReLU
     for (i, (&width, &growth)) in config.widths.iter().zip(&config.growth).enumerate() {
         for _ in 0..MEMORIES_PER_SIZE {
-            layers.push(Layer::Memory(Memory::new(width, vb.pp(index))?));
+            layers.push(Layer::Memory(Box::new(Memory::new(width, vb.pp(index))?)));
             index += 1;
         }
         layers.push(Layer::grow(width, growth, vb.pp(index + 1))?);
@@ -384,7 +387,7 @@ fn encoder_layers(config: &TinyVaeConfig, vb: VarBuilder<'_>) -> Result<Vec<Laye
         layers.push(Layer::Conv(conv));
         index += 2;
         for _ in 0..MEMORIES_PER_SIZE {
-            layers.push(Layer::Memory(Memory::new(width, vb.pp(index))?));
+            layers.push(Layer::Memory(Box::new(Memory::new(width, vb.pp(index))?)));
             index += 1;
         }
     }

@@ -24,8 +24,8 @@ const FRAMES_PER_LATENT: usize = 4;
 /// Picture channels.
 const RGB: usize = 3;
 
-/// Pictures times pixels decoded at once; what is beyond waits its turn. An activation of the widest
-/// layer then takes 400 MiB at 96 channels, and no more than one latent's share above that size.
+/// Pictures times pixels coded at once: 400 MiB for an activation of 96 channels in f32. Where a
+/// single latent stands for more than this, latents are coded one by one.
 const PIXELS_AT_ONCE: usize = 1 << 20;
 
 /// Sizes of the auto-encoder and the statistics of its latents.
@@ -82,6 +82,11 @@ impl WanVaeConfig {
     /// LightVAE (`lightvaew2_1`): the same network, a quarter as wide.
     pub fn light() -> Self {
         Self { dim: 24, ..Self::wan21() }
+    }
+
+    /// The embedded model's: narrow enough for two CPU cores.
+    pub fn pocket() -> Self {
+        Self { dim: 8, ..Self::wan21() }
     }
 
     /// Pixels along each side that a latent stands for.

@@ -11,7 +11,8 @@ use gstblockcascade::cascade::{
 use gstblockcascade::generator::flow::FlowSchedule;
 use gstblockcascade::generator::noise::{Draw, Noise};
 use gstblockcascade::model::{
-    DenoiseInput, Interrupt, KvExchange, TextContext, TextEmbedding, VideoModel, VideoSpec,
+    DenoiseInput, Interrupt, Kv, KvExchange, TextContext, TextEmbedding, VideoModel, VideoSpec,
+    Visible,
 };
 use gstblockcascade::wan::{WanConfig, WanDit};
 use serde::Deserialize;
@@ -61,6 +62,27 @@ pub fn check(fixture: &Fixture, report: &mut Report) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A single forward of a stream's first block, which any bidirectional Wan computes alike.
+pub fn check_first_block(fixture: &Fixture, report: &mut Report) -> Result<()> {
+    let model = WanDit::new(&fixture.config()?, fixture.weights()?)?;
+    let text = model.text_context(&TextEmbedding(fixture.tensor("prompt_embeds")?.clone()))?;
+    let latent = fixture.tensor("latent")?;
+    let timestep = f64::from(fixture.tensor("timestep")?.flatten_all()?.get(0)?.to_scalar::<f32>()?);
+    let timesteps = vec![timestep; latent.dim(0)?];
+    let block = DenoiseInput { latent, first_frame: 0, timesteps: &timesteps, text: &text };
+    let flows = model.predict_flow(&[block], &mut Alone)?;
+    report.compare("flow", flows.first().context("no flow")?, fixture.tensor("flow")?)
+}
+
+/// No history and nobody else in flight.
+struct Alone;
+
+impl KvExchange for Alone {
+    fn exchange(&mut self, _: usize, own: Vec<Kv>) -> candle_core::Result<Visible> {
+        Ok(Visible::Shared(own))
+    }
 }
 
 fn attention(mode: &str) -> Result<AttentionMode> {

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use gstblockcascade::checkpoint::Checkpoint;
 use serde::de::DeserializeOwned;
 
 /// Largest |difference| allowed, relative to `max(1, max |expected|)`.
@@ -50,10 +51,10 @@ impl Fixture {
         names
     }
 
+    /// The folder's weights, under whichever names, through the loader that users have.
     pub fn weights(&self) -> Result<VarBuilder<'static>> {
-        let path = self.folder.join("model.safetensors");
-        let tensors = candle_core::safetensors::load(path, &Device::Cpu)?;
-        Ok(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu))
+        let checkpoint = Checkpoint::open(self.folder.join("model.safetensors"))?;
+        Ok(checkpoint.var_builder(DType::F32, &Device::Cpu))
     }
 }
 

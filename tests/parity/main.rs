@@ -5,6 +5,9 @@
 
 mod dit;
 mod fixture;
+mod text;
+mod tiny;
+mod vae;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,6 +31,10 @@ fn check(folder: &Path, report: &mut Report) -> Result<()> {
     let fixture = Fixture::open(folder)?;
     match fixture.kind()? {
         "dit" => dit::check(&fixture, report),
+        "diffusers_dit" => dit::check_first_block(&fixture, report),
+        "vae" | "diffusers_vae" => vae::check(&fixture, report),
+        "taehv" => tiny::check(&fixture, report),
+        "umt5" | "hf_umt5" => text::check(&fixture, report),
         other => bail!("no check for kind {other:?}"),
     }
 }

@@ -12,11 +12,16 @@ const MAX_CHARS: usize = 32_768;
 /// Repairs a prompt the way upstream does before it cuts it into tokens: mojibake, typographic
 /// quotes, ligatures and full-width letters, terminal escapes and control characters; then HTML
 /// entities, twice; then runs of white space become one space. Case and punctuation stay.
+///
+/// The result is that of Python's ftfy and `html.unescape`, but for two rarities: entities escaped
+/// three times over in a line with a `<`, where ftfy leaves one level standing and plsfix none, and
+/// numeric references to control characters, which Python drops.
 pub fn clean(prompt: &str) -> String {
+    let prompt = prompt.trim_start();
     let end = prompt.char_indices().nth(MAX_CHARS).map_or(prompt.len(), |(end, _)| end);
     let fixed = fix_text(&strip_terminal_escapes(&prompt[..end]), None);
-    let once = html_escape::decode_html_entities(&fixed);
-    let twice = html_escape::decode_html_entities(&once);
+    let once = htmlize::unescape(fixed);
+    let twice = htmlize::unescape(once);
     twice.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

@@ -50,6 +50,19 @@ impl Umt5Config {
         }
     }
 
+    /// The embedded model's.
+    pub fn pocket() -> Self {
+        Self {
+            vocab: 8192,
+            dim: 128,
+            dim_attn: 128,
+            dim_ffn: 256,
+            num_heads: 4,
+            num_layers: 4,
+            ..Self::xxl()
+        }
+    }
+
     fn validate(&self) -> Result<()> {
         if self.num_heads == 0 || !self.dim_attn.is_multiple_of(self.num_heads) {
             bail!("dim_attn {} cannot be shared by {} heads", self.dim_attn, self.num_heads)

@@ -41,3 +41,33 @@ impl TextEncoder for PromptEncoder {
         self.model.forward(&ids, interrupt).map(TextEmbedding)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{DType, Device};
+    use candle_nn::VarBuilder;
+
+    use super::*;
+
+    fn fixture(file: &str) -> Vec<u8> {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/umt5/");
+        std::fs::read(folder.to_owned() + file).unwrap()
+    }
+
+    fn model() -> Umt5Encoder {
+        let cfg = serde_json::from_slice(&fixture("config.json")).unwrap();
+        let weights = fixture("model.safetensors");
+        let vb = VarBuilder::from_buffered_safetensors(weights, DType::F32, &Device::Cpu).unwrap();
+        Umt5Encoder::new(&cfg, vb).unwrap()
+    }
+
+    #[test]
+    fn a_prompt_is_cleaned_cut_and_encoded() {
+        let encoder = PromptEncoder::new(tokenizer::tests::tokenizer("null", 5), model());
+        let interrupt = Interrupt::default();
+        let ours = encoder.encode(" a  red&nbsp;\u{1b}[1mfox runs", &interrupt).unwrap().0;
+        let ids = [3, 4, 5, 6, 1]; // a, red, fox, run, end: the last s is one too many
+        let expected = encoder.model.forward(&ids, &interrupt).unwrap();
+        assert_eq!(ours.to_vec2::<f32>().unwrap(), expected.to_vec2::<f32>().unwrap());
+    }
+}

@@ -51,7 +51,7 @@ impl PromptTokenizer {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A umT5-like tokenizer of nine pieces; `post_processor` as JSON.
@@ -77,14 +77,19 @@ mod tests {
     }
 
     const APPENDS_END: &str = r#"{"type": "TemplateProcessing",
-        "single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "</s>", "type_id": 0}}],
+        "single": [{"Sequence": {"id": "A", "type_id": 0}},
+                   {"SpecialToken": {"id": "</s>", "type_id": 0}}],
         "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
         "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}}"#;
+
+    pub fn tokenizer(post_processor: &str, text_len: usize) -> PromptTokenizer {
+        PromptTokenizer::from_bytes(&tiny(post_processor), text_len).unwrap()
+    }
 
     #[test]
     fn the_end_is_appended_once() {
         for post_processor in [APPENDS_END, "null"] {
-            let tokenizer = PromptTokenizer::from_bytes(&tiny(post_processor), 512).unwrap();
+            let tokenizer = tokenizer(post_processor, 512);
             assert_eq!(tokenizer.encode("a red fox runs").unwrap(), [3, 4, 5, 6, 7, 1]);
             assert_eq!(tokenizer.encode("").unwrap(), [1]);
         }
@@ -94,16 +99,16 @@ mod tests {
     fn a_long_prompt_is_cut_and_still_ends() {
         let prompt = "fox ".repeat(20);
         for (text_len, expected) in [(4, vec![5, 5, 5, 1]), (1, vec![1])] {
-            let tokenizer = PromptTokenizer::from_bytes(&tiny(APPENDS_END), text_len).unwrap();
+            let tokenizer = tokenizer(APPENDS_END, text_len);
             assert_eq!(tokenizer.encode(prompt.trim()).unwrap(), expected);
         }
-        let exact = PromptTokenizer::from_bytes(&tiny(APPENDS_END), 21).unwrap();
+        let exact = tokenizer(APPENDS_END, 21);
         assert_eq!(exact.encode(prompt.trim()).unwrap().len(), 21);
     }
 
     #[test]
     fn unknown_words_become_one_unknown_token() {
-        let tokenizer = PromptTokenizer::from_bytes(&tiny(APPENDS_END), 512).unwrap();
+        let tokenizer = tokenizer(APPENDS_END, 512);
         assert_eq!(tokenizer.encode("a 狐 fox").unwrap(), [3, 8, 2, 5, 1]);
     }
 

@@ -1,0 +1,197 @@
+#!/usr/bin/env python3
+"""The workloads of our criterion benches in PyTorch, on the CPU in f32.
+
+    python torch_cpu.py [--threads N] [bench ...]
+
+Prints one JSON line a bench: the median of its runs in ms, and the GFLOP that one run takes.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+# Wan 2.1 1.3B at 208x128: 104 tokens a latent frame, three frames a block.
+DIM, FFN, HEADS, HEAD_DIM = 1536, 8960, 12, 128
+QUERIES, HISTORY = 312, 2184
+TEXT_LEN, PROMPT = 512, 77
+
+RUNS, SECONDS = 20, 20.0  # whichever comes first, but three runs at least
+
+
+class Linear:
+    gflop = 2 * 1024 * DIM * FFN / 1e9
+
+    def __init__(self):
+        self.layer = nn.Linear(DIM, FFN)
+        self.x = torch.randn(1024, DIM)
+
+    def run(self):
+        self.layer(self.x)
+
+
+class Attention:
+    gflop = 4 * HEADS * 1024 * 4096 * HEAD_DIM / 1e9
+
+    def __init__(self):
+        self.q = torch.randn(1, HEADS, 1024, HEAD_DIM)
+        self.k, self.v = torch.randn(2, 1, HEADS, 4096, HEAD_DIM)
+
+    def run(self):
+        F.scaled_dot_product_attention(self.q, self.k, self.v)
+
+
+class Conv3dStep:
+    """One step of a stream: two cached frames, four new ones; in the faster memory layout."""
+
+    gflop = 2 * 27 * 96 * 96 * 4 * 96 * 96 / 1e9
+
+    def __init__(self):
+        tensors = [torch.randn(1, 96, frames, 96, 96) for frames in (2, 4)] + [torch.randn(96, 96, 3, 3, 3)]
+        self.bias = torch.randn(96)
+        layouts = (torch.contiguous_format, torch.channels_last_3d)
+        candidates = [[t.contiguous(memory_format=layout) for t in tensors] for layout in layouts]
+        self.tensors = min(candidates, key=lambda c: median_ms(lambda: self.step(*c), runs=5))
+
+    def step(self, cached, new, weight):
+        F.conv3d(torch.cat([cached, new], dim=2), weight, self.bias, padding=(0, 1, 1))
+
+    def run(self):
+        self.step(*self.tensors)
+
+
+class DitLayer(nn.Module):
+    """A layer in the steady state of a stream: the history is cached, so is the prompt's K/V."""
+
+    own = 2 * QUERIES * DIM * (6 * DIM + 2 * FFN)
+    attention = 4 * QUERIES * DIM * (HISTORY + QUERIES + PROMPT + 1)
+    gflop = (own + attention) / 1e9
+
+    def __init__(self):
+        super().__init__()
+        self.modulation = nn.Parameter(torch.randn(1, 6, DIM))
+        self.q, self.k, self.v, self.o = (nn.Linear(DIM, DIM) for _ in range(4))
+        self.norm_q, self.norm_k = nn.RMSNorm(DIM, 1e-6), nn.RMSNorm(DIM, 1e-6)
+        self.norm3 = nn.LayerNorm(DIM, 1e-6)
+        self.cross_q, self.cross_o = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
+        self.cross_norm_q = nn.RMSNorm(DIM, 1e-6)
+        self.ffn = nn.Sequential(nn.Linear(DIM, FFN), nn.GELU("tanh"), nn.Linear(FFN, DIM))
+        self.x = torch.randn(QUERIES, DIM)
+        self.e0 = torch.randn(1, 6, DIM)
+        self.history_k, self.history_v = torch.randn(2, HEADS, HISTORY, HEAD_DIM)
+        self.text_k, self.text_v = torch.randn(2, HEADS, PROMPT + 1, HEAD_DIM)
+        # The last key stands for all padding rows.
+        self.text_bias = torch.zeros(1, PROMPT + 1)
+        self.text_bias[0, -1] = math.log(TEXT_LEN - PROMPT)
+        self.rotation = torch.polar(torch.ones(QUERIES, HEAD_DIM // 2), torch.randn(QUERIES, HEAD_DIM // 2))
+
+    def rotate(self, x):
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * self.rotation).flatten(-2)
+
+    def self_attention(self, x):
+        q = self.rotate(heads(self.norm_q(self.q(x))))
+        k = torch.cat([self.history_k, self.rotate(heads(self.norm_k(self.k(x))))], dim=1)
+        v = torch.cat([self.history_v, heads(self.v(x))], dim=1)
+        return self.o(attend(q, k, v))
+
+    def cross_attention(self, x):
+        q = heads(self.cross_norm_q(self.cross_q(x)))
+        return self.cross_o(attend(q, self.text_k, self.text_v, self.text_bias))
+
+    def run(self):
+        m = (self.modulation + self.e0)[0]
+        x = self.x
+        x = x + self.self_attention(F.layer_norm(x, (DIM,), eps=1e-6) * (1 + m[1]) + m[0]) * m[2]
+        x = x + self.cross_attention(self.norm3(x))
+        x + self.ffn(F.layer_norm(x, (DIM,), eps=1e-6) * (1 + m[4]) + m[3]) * m[5]
+
+
+class VaeDecode:
+    """A block of three latents to twelve frames of 128x128, with the caches of a running stream."""
+
+    def __init__(self):
+        from diffusers import AutoencoderKLWan
+        from torch.utils.flop_counter import FlopCounterMode
+
+        self.vae = AutoencoderKLWan().eval()
+        for weight in self.vae.parameters():
+            if weight.dim() == 5:  # a tenth faster so than in the default layout
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
+        self.vae.clear_cache()
+        self.latents = torch.randn(1, 16, 3, 16, 16)
+        self.decode(self.latents[:, :, :1], first_chunk=True)
+        with FlopCounterMode(display=False) as counter:
+            self.run()
+        self.gflop = counter.get_total_flops() / 1e9
+
+    def decode(self, latent, **kwargs):
+        latent = self.vae.post_quant_conv(latent)
+        return self.vae.decoder(latent, feat_cache=self.vae._feat_map, feat_idx=[0], **kwargs)
+
+    def run(self):
+        torch.cat([self.decode(latent) for latent in self.latents.split(1, dim=2)], dim=2)
+
+
+BENCHES = {
+    "linear": Linear,
+    "attention": Attention,
+    "conv3d_step": Conv3dStep,
+    "dit_layer": DitLayer,
+    "vae_decode": VaeDecode,
+}
+
+
+def heads(x):
+    """(tokens, dim) to (heads, tokens, head_dim)."""
+    return x.unflatten(-1, (HEADS, HEAD_DIM)).transpose(0, 1)
+
+
+def attend(q, k, v, bias=None):
+    """(heads, tokens, head_dim) each; gives (tokens, dim)."""
+    # With a batch dimension, for without one PyTorch takes its slow path.
+    y = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias)
+    return y[0].transpose(0, 1).flatten(1)
+
+
+def median_ms(run, runs=RUNS):
+    for _ in range(2):
+        run()
+    times = []
+    while len(times) < runs and (sum(times) < SECONDS or len(times) < 3):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e3
+
+
+def physical_cores():
+    """Cores that this process may run on, hyper-threads not counted."""
+    siblings = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
+    paths = [Path(siblings.format(cpu)) for cpu in os.sched_getaffinity(0)]
+    return len({p.read_text() for p in paths if p.exists()}) or len(paths)
+
+
+@torch.no_grad()
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=physical_cores())
+    parser.add_argument("benches", nargs="*", metavar="bench", help=", ".join(BENCHES))
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    for name in args.benches or BENCHES:
+        bench = BENCHES[name]()
+        ms = median_ms(bench.run)
+        print(json.dumps({"bench": name, "ms": round(ms, 3), "gflop": round(bench.gflop, 3)}), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,293 @@
+//! Fetching of files from the Hugging Face hub into the cache that its tools share.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use hf_hub::{Repo, RepoType};
+use sha2::{Digest, Sha256};
+
+use super::cache;
+use super::error::{Error, Result};
+use super::manifest::{ModelFile, Progress};
+
+/// How often a broken transfer is taken up again before it is an error.
+const ATTEMPTS: u32 = 5;
+/// The wait before the second attempt; it doubles with each.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Fetches files from the Hugging Face hub, or from a mirror, and checks what arrives.
+#[derive(Debug)]
+pub struct Hub {
+    api: Api,
+    cache: PathBuf,
+}
+
+impl Hub {
+    /// As the environment says: `HF_HOME`, `HF_ENDPOINT`, and `HF_TOKEN` or a stored login.
+    pub fn from_env() -> Result<Self> {
+        let cache = cache::folder()
+            .ok_or_else(|| refused("the cache", "expected HF_HOME or a home, got neither"))?;
+        let mut builder = ApiBuilder::from_env();
+        if let Ok(token) = std::env::var("HF_TOKEN") {
+            builder = builder.with_token(Some(token));
+        }
+        Self::build(builder, cache)
+    }
+
+    /// From a server at `endpoint` into the folder `cache`, without a login.
+    pub fn at(endpoint: &str, cache: &Path) -> Result<Self> {
+        let builder = ApiBuilder::new().with_endpoint(endpoint.to_owned()).with_token(None);
+        Self::build(builder, cache.to_owned())
+    }
+
+    fn build(builder: ApiBuilder, cache: PathBuf) -> Result<Self> {
+        // The crate's own retries start over at the front of a file that is already half there
+        // (0.4.3: `stream_position` of a file opened to append is 0), so ours take their place.
+        let builder = builder.with_cache_dir(cache.clone()).with_progress(false).with_retries(0);
+        let api = builder.build().map_err(|e| refused("the hub", e))?;
+        Ok(Self { api, cache })
+    }
+
+    /// The path of a file in the cache, fetched first if it is not there; a transfer that broke off
+    /// is taken up where it stopped. A file of another size or hash than the manifest's is removed.
+    pub fn fetch(&self, file: &ModelFile, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
+        if let Some(path) = cache::find(&self.cache, file) {
+            check_size(file, &path)?;
+            return Ok(path);
+        }
+        let path = self.download(file, progress)?;
+        if let Err(wrong) = check_size(file, &path).and_then(|()| check_hash(file, &path)) {
+            discard(&path);
+            return Err(wrong);
+        }
+        Ok(path)
+    }
+
+    fn download(&self, file: &ModelFile, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
+        let revision = file.revision.clone().unwrap_or_else(|| "main".to_owned());
+        let repo = self.api.repo(Repo::with_revision(file.repo.clone(), RepoType::Model, revision));
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let bar = Bar { report: &mut *progress, now: Progress { done: 0, total: 0 } };
+            match repo.download_with_progress(&file.path, bar) {
+                Ok(path) => return Ok(path),
+                Err(e) if attempt == ATTEMPTS || is_final(&e) => return Err(refused_file(file, e)),
+                Err(e) => log::warn!("{}/{}: {e}; trying again", file.repo, file.path),
+            }
+            std::thread::sleep(PAUSE * 2u32.pow(attempt - 1));
+        }
+    }
+}
+
+/// Whether the server has answered and would answer the same again.
+fn is_final(error: &ApiError) -> bool {
+    match error {
+        ApiError::RequestError(e) => match **e {
+            ureq::Error::Status(code, _) => (400..500).contains(&code) && code != 429,
+            ureq::Error::Transport(_) => false,
+        },
+        ApiError::IoError(_) | ApiError::LockAcquisition(_) => false,
+        _ => true,
+    }
+}
+
+fn check_size(file: &ModelFile, path: &Path) -> Result<()> {
+    let got = std::fs::metadata(path).map_err(|e| Error::open(path, e))?.len();
+    match file.size {
+        Some(want) if want != got => {
+            Err(refused_file(file, format!("expected {want} bytes, got {got}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_hash(file: &ModelFile, path: &Path) -> Result<()> {
+    let Some(want) = &file.sha256 else { return Ok(()) };
+    let got = sha256(path).map_err(|e| Error::open(path, e))?;
+    if got.starts_with(want.as_str()) {
+        return Ok(());
+    }
+    Err(refused_file(file, format!("expected SHA-256 {want}, got {got}")))
+}
+
+fn sha256(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(format!("{:x}", hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// Takes a wrong file out of the cache: the name that was made for it and what it points to.
+fn discard(path: &Path) {
+    let blob = path.canonicalize();
+    for path in blob.iter().map(PathBuf::as_path).chain([path]) {
+        if let Err(e) = std::fs::remove_file(path)
+            && e.kind() != std::io::ErrorKind::NotFound
+        {
+            log::warn!("{}: a wrong file stays in the cache: {e}", path.display());
+        }
+    }
+}
+
+fn refused_file(file: &ModelFile, reason: impl std::fmt::Display) -> Error {
+    refused(&format!("{}/{}", file.repo, file.path), reason)
+}
+
+fn refused(file: &str, reason: impl std::fmt::Display) -> Error {
+    Error::Fetch { file: file.to_owned(), reason: reason.to_string() }
+}
+
+/// hf-hub's progress as ours.
+struct Bar<'a> {
+    report: &'a mut dyn FnMut(Progress),
+    now: Progress,
+}
+
+impl hf_hub::api::Progress for Bar<'_> {
+    fn init(&mut self, size: usize, _: &str) {
+        self.now = Progress { done: 0, total: size as u64 };
+    }
+
+    fn update(&mut self, size: usize) {
+        self.now.done += size as u64;
+        (self.report)(self.now);
+    }
+
+    fn finish(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+
+    use super::super::manifest::Role;
+    use super::*;
+
+    const COMMIT: &str = "0123456789012345678901234567890123456789";
+
+    /// A hub of one file that closes the line once, after `cut` bytes of it.
+    struct Server {
+        body: Vec<u8>,
+        cut: Mutex<Option<usize>>,
+        /// The `Range` of every request.
+        ranges: Mutex<Vec<String>>,
+    }
+
+    impl Server {
+        fn start(body: Vec<u8>, cut: Option<usize>) -> (Arc<Self>, String) {
+            let server = Arc::new(Self { body, cut: cut.into(), ranges: Vec::new().into() });
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let endpoint = format!("http://{}", listener.local_addr().unwrap());
+            let shared = server.clone();
+            std::thread::spawn(move || {
+                for stream in listener.incoming() {
+                    let _ = shared.answer(stream.unwrap());
+                }
+            });
+            (server, endpoint)
+        }
+
+        fn answer(&self, mut stream: TcpStream) -> std::io::Result<()> {
+            let mut lines = BufReader::new(stream.try_clone()?).lines();
+            let request = lines.next().unwrap()?;
+            let mut range = String::new();
+            for line in lines {
+                let line = line?;
+                if let Some((_, value)) = line.split_once("bytes=") {
+                    range = value.to_owned();
+                }
+                if line.is_empty() {
+                    break;
+                }
+            }
+            if !request.contains(&format!("/owner/name/resolve/{COMMIT}/folder/file.bin ")) {
+                return stream.write_all(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n");
+            }
+            self.ranges.lock().unwrap().push(range.clone());
+            let (from, to) = range.split_once('-').unwrap();
+            let from: usize = from.parse().unwrap();
+            let to = to.parse().map_or(self.body.len(), |to: usize| to + 1);
+            let total = self.body.len();
+            write!(
+                stream,
+                "HTTP/1.1 206 Partial Content\r\ncontent-length: {}\r\nconnection: close\r\n\
+                 content-range: bytes {from}-{}/{total}\r\netag: \"tag\"\r\n\
+                 x-repo-commit: {COMMIT}\r\n\r\n",
+                to - from,
+                to - 1
+            )?;
+            let cut = if to - from > 1 { self.cut.lock().unwrap().take() } else { None };
+            stream.write_all(&self.body[from..cut.map_or(to, |cut| cut.min(to))])
+        }
+    }
+
+    fn body() -> Vec<u8> {
+        (0..300_000u32).map(|i| (i % 253) as u8).collect()
+    }
+
+    fn file(sha256: Option<String>) -> ModelFile {
+        ModelFile {
+            role: Role::Dit,
+            repo: "owner/name".into(),
+            revision: Some(COMMIT.into()),
+            path: "folder/file.bin".into(),
+            size: Some(300_000),
+            sha256,
+        }
+    }
+
+    #[test]
+    fn a_broken_transfer_is_taken_up_where_it_stopped() {
+        let cache = tempfile::tempdir().unwrap();
+        let (server, endpoint) = Server::start(body(), Some(100_000));
+        let hub = Hub::at(&endpoint, cache.path()).unwrap();
+        let want = format!("{:x}", Sha256::digest(body()));
+        let mut seen = Vec::new();
+        let path = hub.fetch(&file(Some(want)), &mut |progress| seen.push(progress)).unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), body());
+        assert_eq!(seen.last(), Some(&Progress { done: 300_000, total: 300_000 }));
+        assert_eq!(*server.ranges.lock().unwrap(), ["0-0", "0-", "0-0", "100000-"]);
+
+        // The second time, nothing is asked.
+        assert_eq!(hub.fetch(&file(None), &mut |_| {}).unwrap(), path);
+        assert_eq!(server.ranges.lock().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_wrong_file_is_reported_and_removed() {
+        let cache = tempfile::tempdir().unwrap();
+        let (_, endpoint) = Server::start(body(), None);
+        let hub = Hub::at(&endpoint, cache.path()).unwrap();
+        let error = hub.fetch(&file(Some("00000000".into())), &mut |_| {}).unwrap_err();
+        let error = error.to_string();
+        assert!(error.starts_with("owner/name/folder/file.bin: cannot be fetched: "), "{error}");
+        assert!(error.contains("expected SHA-256 00000000, got "), "{error}");
+        assert_eq!(cache::find(cache.path(), &file(None)), None);
+
+        let long = ModelFile { size: Some(300_001), ..file(None) };
+        let error = hub.fetch(&long, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("expected 300001 bytes, got 300000"), "{error}");
+        assert_eq!(cache::find(cache.path(), &long), None);
+    }
+
+    #[test]
+    fn a_missing_file_is_asked_for_once() {
+        let cache = tempfile::tempdir().unwrap();
+        let (_, endpoint) = Server::start(body(), None);
+        let hub = Hub::at(&endpoint, cache.path()).unwrap();
+        let missing = ModelFile { path: "none".into(), ..file(None) };
+        let error = hub.fetch(&missing, &mut |_| {}).unwrap_err().to_string();
+        assert!(error.contains("404"), "{error}");
+    }
+}

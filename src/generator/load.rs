@@ -1,0 +1,161 @@
+//! Configuration to networks: the only place that names a family.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::{DType, Device};
+use candle_nn::VarBuilder;
+
+use super::Parts;
+use super::config::{Decoder, Dtype, GeneratorConfig, WeightPaths, WeightsSource};
+use super::error::{Error, Result};
+use crate::checkpoint::{self, Checkpoint, TensorShape, requested};
+use crate::model::{FrameDecoder, Interrupt, TextEncoder};
+use crate::wan::text::{PromptEncoder, PromptTokenizer, RandomTextEncoder, Umt5Encoder};
+use crate::wan::tiny_vae::{TinyDecoder, TinyEncoder, TinyFrameDecoder, TinyVaeConfig};
+use crate::wan::vae::{WanDecoder, WanEncoder, WanFrameDecoder, WanVaeConfig};
+use crate::wan::{WanConfig, WanDit, dit_config, text_config, vae_config};
+
+/// Loads what `config` names; `interrupt` is honoured before each tensor.
+pub(super) fn parts(config: &GeneratorConfig, interrupt: &Interrupt) -> Result<Parts> {
+    config.validate()?;
+    let device = config.device.open()?;
+    let load = Load { config, interrupt, dtype: dtype(config.dtype, &device), device };
+    Ok(Parts { text: load.text()?, model: Arc::new(load.model()?), decoder: load.decoder()? })
+}
+
+fn dtype(asked: Dtype, device: &Device) -> DType {
+    match asked {
+        Dtype::Auto if device.is_cpu() => DType::F32,
+        Dtype::Auto | Dtype::Bf16 => DType::BF16,
+        Dtype::F32 => DType::F32,
+        Dtype::F16 => DType::F16,
+    }
+}
+
+struct Load<'a> {
+    config: &'a GeneratorConfig,
+    interrupt: &'a Interrupt,
+    device: Device,
+    dtype: DType,
+}
+
+/// Where one network's tensors come from.
+enum Source {
+    Random(u64),
+    Files(Checkpoint),
+}
+
+impl Load<'_> {
+    /// Random weights have no language: their text encoder only tells words apart.
+    fn text(&self) -> Result<Box<dyn TextEncoder>> {
+        let WanConfig { text_dim: dim, text_len, .. } = dit_config(self.config.model.architecture);
+        let paths = match &self.config.weights {
+            WeightsSource::Files(paths) => paths,
+            &WeightsSource::Random { seed } => {
+                let (dtype, device) = (DType::F32, self.device.clone());
+                return Ok(Box::new(RandomTextEncoder { dim, text_len, seed, dtype, device }));
+            }
+        };
+        let tokenizer = PromptTokenizer::from_file(&paths.tokenizer, text_len);
+        let tokenizer = tokenizer.map_err(|cause| unusable(&paths.tokenizer, &cause))?;
+        let config = text_config(self.config.model.architecture);
+        let source = Source::Files(Checkpoint::open(&paths.text_encoder)?);
+        let build = |vb| Umt5Encoder::new(&config, vb);
+        let model = self.network(source, self.text_dtype(), &[], build)?;
+        Ok(Box::new(PromptEncoder::new(tokenizer, model)))
+    }
+
+    /// Upstream runs its large encoder in bf16 everywhere, and in f32 it would take 23 GB.
+    fn text_dtype(&self) -> DType {
+        match self.config.dtype {
+            Dtype::F32 => DType::F32,
+            _ => DType::BF16,
+        }
+    }
+
+    fn model(&self) -> Result<WanDit> {
+        let config = dit_config(self.config.model.architecture);
+        let source = self.source(|paths| {
+            let dit = Checkpoint::open(&paths.dit)?;
+            paths.loras.iter().try_fold(dit, |dit, lora| dit.with_lora(lora, LORA_STRENGTH))
+        })?;
+        self.network(source, self.dtype, &[], |vb| WanDit::new(&config, vb))
+    }
+
+    fn decoder(&self) -> Result<Box<dyn FrameDecoder>> {
+        let vae = vae_config(self.config.model.architecture);
+        match self.config.decoder {
+            Decoder::Full => self.wan_decoder(&vae),
+            Decoder::Light => self.wan_decoder(&WanVaeConfig::light()),
+            Decoder::Tiny => self.tiny_decoder(&TinyVaeConfig::taew2_1()),
+            Decoder::LightTiny => self.tiny_decoder(&TinyVaeConfig::light()),
+        }
+    }
+
+    fn wan_decoder(&self, config: &WanVaeConfig) -> Result<Box<dyn FrameDecoder>> {
+        let encoder = self.shapes(|vb| WanEncoder::new(config, vb))?;
+        let source = self.source(|paths| Checkpoint::open(&paths.decoder))?;
+        let build = |vb| WanDecoder::new(config, vb);
+        let decoder = self.network(source, self.dtype, &encoder, build)?;
+        Ok(Box::new(WanFrameDecoder::new(Arc::new(decoder))))
+    }
+
+    fn tiny_decoder(&self, config: &TinyVaeConfig) -> Result<Box<dyn FrameDecoder>> {
+        let encoder = self.shapes(|vb| TinyEncoder::new(config, vb))?;
+        let source = self.source(|paths| Checkpoint::open(&paths.decoder))?;
+        let build = |vb| TinyDecoder::new(config, vb);
+        let decoder = self.network(source, self.dtype, &encoder, build)?;
+        Ok(Box::new(TinyFrameDecoder::new(Arc::new(decoder))))
+    }
+
+    fn source(
+        &self,
+        open: impl FnOnce(&WeightPaths) -> checkpoint::Result<Checkpoint>,
+    ) -> Result<Source> {
+        Ok(match &self.config.weights {
+            WeightsSource::Random { seed } => Source::Random(*seed),
+            WeightsSource::Files(paths) => Source::Files(open(paths)?),
+        })
+    }
+
+    /// Builds a network from weights that have all its tensors and, besides, only `known` ones.
+    fn network<T>(
+        &self,
+        source: Source,
+        dtype: DType,
+        known: &[TensorShape],
+        build: impl Fn(VarBuilder<'static>) -> candle_core::Result<T>,
+    ) -> Result<T> {
+        let vb = match source {
+            Source::Random(seed) => checkpoint::random(seed, dtype, &self.device),
+            Source::Files(checkpoint) => {
+                checkpoint.check(&self.shapes(&build)?, known)?;
+                let checkpoint = checkpoint.with_interrupt(self.interrupt.clone());
+                checkpoint.var_builder(dtype, &self.device)
+            }
+        };
+        build(vb).map_err(|cause| self.failed(cause))
+    }
+
+    fn shapes<T>(
+        &self,
+        build: impl FnOnce(VarBuilder<'static>) -> candle_core::Result<T>,
+    ) -> Result<Vec<TensorShape>> {
+        requested(build).map_err(|cause| self.failed(cause))
+    }
+
+    fn failed(&self, source: candle_core::Error) -> Error {
+        match self.interrupt.check() {
+            Err(_) => Error::Cancelled,
+            Ok(()) => Error::Device { device: self.config.device.to_string(), source },
+        }
+    }
+}
+
+/// LoRAs that belong to a model are part of it.
+const LORA_STRENGTH: f64 = 1.0;
+
+fn unusable(path: &Path, cause: &candle_core::Error) -> Error {
+    Error::Weights(checkpoint::Error::Format { path: path.into(), reason: cause.to_string() })
+}

@@ -1,0 +1,536 @@
+//! Checkpoints from the outside: formats, names, LoRAs, manifests, memory, and damaged files.
+
+use std::collections::BTreeMap;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Device, Tensor};
+use gstblockcascade::checkpoint::{
+    self, Checkpoint, Error, Manifest, Role, StoredDtype, TensorShape, requested,
+};
+use gstblockcascade::model::Interrupt;
+use proptest::prelude::*;
+use safetensors::tensor::TensorView;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/checkpoint").join(name)
+}
+
+/// Names and shapes of a network, from tests/tensors.
+fn listed(file: &str) -> Vec<TensorShape> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tensors").join(file);
+    let text = std::fs::read_to_string(path).unwrap();
+    let row = |line: &str| {
+        let (name, dims) = line.split_once('\t').unwrap();
+        let shape = dims.split('x').map(|d| d.parse().unwrap()).collect();
+        TensorShape { name: name.to_owned(), shape }
+    };
+    text.lines().map(row).collect()
+}
+
+/// A `.safetensors` file in memory of f32 tensors.
+fn safetensors(tensors: &[(&str, &[usize], Vec<f32>)]) -> Vec<u8> {
+    let bytes: Vec<Vec<u8>> =
+        tensors.iter().map(|t| t.2.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
+    let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
+        (*name, TensorView::new(StoredDtype::F32, shape.to_vec(), bytes).unwrap())
+    });
+    ::safetensors::serialize(views, None).unwrap()
+}
+
+/// A checkpoint of one-element tensors under these names.
+fn named(names: &[String]) -> Checkpoint {
+    let tensors: Vec<_> = names.iter().map(|n| (n.as_str(), &[1][..], vec![0f32])).collect();
+    Checkpoint::from_bytes("names", safetensors(&tensors)).unwrap()
+}
+
+fn values(checkpoint: Checkpoint, name: &str) -> Vec<f32> {
+    let vb = checkpoint.var_builder(DType::F32, &Device::Cpu);
+    let tensor = vb.get_unchecked(name).unwrap();
+    tensor.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+fn names(checkpoint: &Checkpoint) -> Vec<String> {
+    checkpoint.tensors().map(|tensor| tensor.name.to_owned()).collect()
+}
+
+// Names -------------------------------------------------------------------------------------------
+
+/// Upstream's name to diffusers', written from their code and not from ours.
+fn diffusers_vae(name: &str) -> String {
+    let parts: Vec<&str> = name.split('.').collect();
+    let residual = |rest: &[&str]| match rest {
+        ["residual", "0", last] => format!("norm1.{last}"),
+        ["residual", "2", last] => format!("conv1.{last}"),
+        ["residual", "3", last] => format!("norm2.{last}"),
+        ["residual", "6", last] => format!("conv2.{last}"),
+        ["shortcut", last] => format!("conv_shortcut.{last}"),
+        rest => rest.join("."),
+    };
+    match parts.as_slice() {
+        ["conv1", last] => format!("quant_conv.{last}"),
+        ["conv2", last] => format!("post_quant_conv.{last}"),
+        [side, "conv1", last] => format!("{side}.conv_in.{last}"),
+        [side, "head", "0", last] => format!("{side}.norm_out.{last}"),
+        [side, "head", "2", last] => format!("{side}.conv_out.{last}"),
+        [side, "middle", "1", rest @ ..] => {
+            format!("{side}.mid_block.attentions.0.{}", rest.join("."))
+        }
+        [side, "middle", k, rest @ ..] => {
+            let k = k.parse::<usize>().unwrap() / 2;
+            format!("{side}.mid_block.resnets.{k}.{}", residual(rest))
+        }
+        [side, "downsamples", k, rest @ ..] => {
+            format!("{side}.down_blocks.{k}.{}", residual(rest))
+        }
+        [side, "upsamples", k, rest @ ..] => {
+            let k: usize = k.parse().unwrap();
+            let place = match k % 4 {
+                3 => "upsamplers.0".to_owned(),
+                j => format!("resnets.{j}"),
+            };
+            format!("{side}.up_blocks.{}.{place}.{}", k / 4, residual(rest))
+        }
+        _ => panic!("{name}"),
+    }
+}
+
+fn diffusers_dit(name: &str) -> String {
+    let name =
+        name.replace("head.modulation", "scale_shift_table").replace("head.head", "proj_out");
+    let name = name.replace("modulation", "scale_shift_table").replace("norm3", "norm2");
+    let name = name.replace("time_embedding.0", "condition_embedder.time_embedder.linear_1");
+    let name = name.replace("time_embedding.2", "condition_embedder.time_embedder.linear_2");
+    let name = name.replace("text_embedding.0", "condition_embedder.text_embedder.linear_1");
+    let name = name.replace("text_embedding.2", "condition_embedder.text_embedder.linear_2");
+    let name = name.replace("time_projection.1", "condition_embedder.time_proj");
+    let name = name.replace("ffn.0", "ffn.net.0.proj").replace("ffn.2", "ffn.net.2");
+    let name = name.replace("self_attn", "attn1").replace("cross_attn", "attn2");
+    let to = |c: &str| if c == "o" { "to_out.0".to_owned() } else { format!("to_{c}") };
+    ["q", "k", "v", "o"].iter().fold(name, |name, c| {
+        name.replace(&format!(".{c}.weight"), &format!(".{}.weight", to(c)))
+            .replace(&format!(".{c}.bias"), &format!(".{}.bias", to(c)))
+    })
+}
+
+fn transformers_umt5(name: &str) -> String {
+    let Some(rest) = name.strip_prefix("blocks.") else {
+        return match name {
+            "token_embedding.weight" => "shared.weight".into(),
+            "norm.weight" => "encoder.final_layer_norm.weight".into(),
+            _ => panic!("{name}"),
+        };
+    };
+    let (i, rest) = rest.split_once('.').unwrap();
+    let attention = format!("encoder.block.{i}.layer.0");
+    let ffn = format!("encoder.block.{i}.layer.1");
+    match rest {
+        "norm1.weight" => format!("{attention}.layer_norm.weight"),
+        "norm2.weight" => format!("{ffn}.layer_norm.weight"),
+        "pos_embedding.embedding.weight" => {
+            format!("{attention}.SelfAttention.relative_attention_bias.weight")
+        }
+        "ffn.gate.0.weight" => format!("{ffn}.DenseReluDense.wi_0.weight"),
+        "ffn.fc1.weight" => format!("{ffn}.DenseReluDense.wi_1.weight"),
+        "ffn.fc2.weight" => format!("{ffn}.DenseReluDense.wo.weight"),
+        rest => format!("{attention}.SelfAttention.{}", rest.strip_prefix("attn.").unwrap()),
+    }
+}
+
+#[test]
+fn every_layout_comes_back_under_upstreams_names() {
+    type Rename = fn(&str) -> String;
+    let cases: [(&str, usize, Rename); 8] = [
+        ("vae_wan21.tsv", 194, diffusers_vae),
+        ("lightvae_wan21.tsv", 194, str::to_owned),
+        ("vae_wan21.tsv", 194, str::to_owned),
+        ("taew2_1.tsv", 128, str::to_owned),
+        ("dit_1_3b.tsv", 825, diffusers_dit),
+        ("dit_14b.tsv", 1095, |name| format!("model.{name}")),
+        ("umt5_xxl_wan.tsv", 242, transformers_umt5),
+        ("umt5_xxl_wan.tsv", 242, str::to_owned),
+    ];
+    for (file, count, rename) in cases {
+        let mut want: Vec<String> = listed(file).into_iter().map(|t| t.name).collect();
+        assert_eq!(want.len(), count, "{file}");
+        let renamed: Vec<String> = want.iter().map(|name| rename(name)).collect();
+        want.sort();
+        assert_eq!(names(&named(&renamed)), want, "{file}");
+    }
+}
+
+#[test]
+fn a_tied_copy_is_no_second_tensor() {
+    let both = ["encoder.embed_tokens.weight", "shared.weight"];
+    let bytes = safetensors(&[(both[0], &[1], vec![1.0]), (both[1], &[1], vec![2.0])]);
+    let checkpoint = Checkpoint::from_bytes("tied", bytes).unwrap();
+    assert_eq!(names(&checkpoint), both, "without an encoder these are just names");
+
+    let norm = ("encoder.block.0.layer.0.layer_norm.weight", &[1][..], vec![3.0]);
+    let bytes =
+        safetensors(&[(both[0], &[1], vec![1.0]), norm.clone(), (both[1], &[1], vec![2.0])]);
+    let checkpoint = Checkpoint::from_bytes("tied", bytes).unwrap();
+    assert_eq!(names(&checkpoint), ["blocks.0.norm1.weight", "token_embedding.weight"]);
+    assert_eq!(values(checkpoint, "token_embedding.weight"), [2.0], "shared.weight wins");
+    let alone = Checkpoint::from_bytes("one", safetensors(&[(both[0], &[1], vec![1.0]), norm]));
+    assert_eq!(values(alone.unwrap(), "token_embedding.weight"), [1.0]);
+}
+
+#[test]
+fn two_tensors_of_one_name_are_an_error() {
+    let bytes = safetensors(&[("model.a", &[1], vec![1.0]), ("a", &[1], vec![2.0])]);
+    let error = Checkpoint::from_bytes("twice", bytes).unwrap_err().to_string();
+    assert!(error.starts_with("twice: two tensors are a, one of them as "), "{error}");
+}
+
+// PyTorch -----------------------------------------------------------------------------------------
+
+#[test]
+fn a_pytorch_file_gives_its_best_dict() {
+    let open = || Checkpoint::open(fixture("nested.pt")).unwrap();
+    let want: BTreeMap<&str, (&[usize], Vec<f32>)> = BTreeMap::from([
+        ("blocks.0.ffn.0.bias", (&[3][..], vec![0.5, -1.25, 3.0])),
+        ("blocks.0.ffn.0.weight", (&[3, 4], (0..12).map(|x| x as f32).collect())),
+        ("blocks.0.norm3.weight", (&[2], vec![1.0, 2.0])),
+        ("double", (&[1, 2], vec![1.5, 2.5])),
+        ("empty", (&[0, 3], vec![])),
+        ("gaps", (&[4], vec![1.0, 4.0, 7.0, 10.0])),
+        ("scalar", (&[], vec![7.0])),
+        ("transposed", (&[4, 3], vec![0., 4., 8., 1., 5., 9., 2., 6., 10., 3., 7., 11.])),
+    ]);
+    assert_eq!(names(&open()), want.keys().copied().collect::<Vec<_>>());
+    for (tensor, (shape, _)) in open().tensors().zip(want.values()) {
+        assert_eq!(tensor.shape, *shape, "{}", tensor.name);
+        assert_eq!(tensor.file, fixture("nested.pt"));
+    }
+    for (name, (_, want)) in want {
+        assert_eq!(values(open(), name), want, "{name}");
+    }
+}
+
+#[test]
+fn nested_dicts_give_dotted_names() {
+    let checkpoint = Checkpoint::open(fixture("flat.pt")).unwrap();
+    assert_eq!(names(&checkpoint), ["a", "deep.3", "deep.er.b"]);
+    assert_eq!(values(checkpoint, "deep.er.b"), [0.0, 1.0]);
+}
+
+#[test]
+fn hostile_and_old_pickles_are_refused_by_name() {
+    let error = |name: &str| Checkpoint::open(fixture(name)).unwrap_err().to_string();
+    assert!(error("hostile.pt").contains("system`"), "{}", error("hostile.pt"));
+    assert!(error("hostile.pt").contains("hostile.pt: "));
+    assert!(error("old.pt").contains("torch.save it again"), "{}", error("old.pt"));
+}
+
+// Folders and shards ------------------------------------------------------------------------------
+
+#[test]
+fn shards_are_one_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let put = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    put("m-1.safetensors", &safetensors(&[("model.a", &[2], vec![1.0, 2.0])]));
+    put("m-2.safetensors", &safetensors(&[("model.b", &[1], vec![3.0])]));
+    let twins = Checkpoint::open(folder.path()).unwrap_err().to_string();
+    assert!(twins.contains("more than one checkpoint"), "{twins}");
+
+    let index =
+        |b: &str| format!(r#"{{"weight_map":{{"model.a":"m-1.safetensors","model.b":{b:?}}}}}"#);
+    let path = "m.safetensors.index.json";
+    put(path, index("m-2.safetensors").as_bytes());
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    assert_eq!(names(&checkpoint), ["a", "b"]);
+    assert_eq!(values(checkpoint, "b"), [3.0]);
+    for (shard, complaint) in [
+        ("m-1.safetensors", "model.b is not in the shard"),
+        ("../m-2.safetensors", "not the name of a file beside it"),
+        ("m-3.safetensors", "cannot be read"),
+    ] {
+        put(path, index(shard).as_bytes());
+        let error = Checkpoint::open(folder.path().join(path)).unwrap_err().to_string();
+        assert!(error.contains(complaint), "{error}");
+    }
+}
+
+#[test]
+fn an_empty_folder_and_a_missing_file_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
+    assert!(error.ends_with("file in the folder, got none"), "{error}");
+    let missing = Checkpoint::open(folder.path().join("none.pt")).unwrap_err();
+    assert!(matches!(missing, Error::Open { .. }), "{missing}");
+}
+
+// Checks ------------------------------------------------------------------------------------------
+
+fn shape(name: &str, shape: &[usize]) -> TensorShape {
+    TensorShape { name: name.into(), shape: shape.into() }
+}
+
+#[test]
+fn a_mismatch_lists_everything_at_once() {
+    let bytes = safetensors(&[("a", &[2], vec![0.0; 2]), ("b", &[1, 2], vec![0.0; 2])]);
+    let checkpoint = Checkpoint::from_bytes("file", bytes).unwrap();
+    checkpoint.check(&[shape("a", &[2])], &[shape("b", &[9])]).unwrap();
+    let error = checkpoint.check(&[shape("a", &[3]), shape("c", &[4])], &[]).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "file: 1 tensor missing (c [4]); 1 tensor not expected (b [1, 2]); \
+         1 tensor of another shape (a: expected [3], got [2])"
+    );
+}
+
+#[test]
+fn long_lists_are_cut() {
+    let checkpoint = named(&["x".to_owned()]);
+    let expected: Vec<_> = (0..9).map(|i| shape(&format!("t{i}"), &[1])).collect();
+    let error = checkpoint.check(&expected, &[shape("x", &[1])]).unwrap_err().to_string();
+    assert!(error.starts_with("names: 9 tensors missing (t0 [1], "), "{error}");
+    assert!(error.ends_with("t3 [1], and 5 more)"), "{error}");
+}
+
+#[test]
+fn what_a_network_asks_for_costs_nothing() {
+    let asked = requested(|vb| {
+        let huge = vb.pp("blocks.0").get((1 << 30, 1 << 10), "weight")?;
+        assert_eq!(huge.dims(), [1 << 30, 1 << 10]);
+        vb.get(3, "bias")?;
+        vb.get(3, "bias")
+    });
+    let want = [shape("blocks.0.weight", &[1 << 30, 1 << 10]), shape("bias", &[3])];
+    assert_eq!(asked.unwrap(), want);
+}
+
+#[test]
+fn an_interrupt_and_a_wrong_shape_stop_loading() {
+    let interrupt = Interrupt::default();
+    let bytes = safetensors(&[("a", &[2], vec![1.0, 2.0])]);
+    let checkpoint = Checkpoint::from_bytes("file", bytes).unwrap();
+    let vb = checkpoint.with_interrupt(interrupt.clone()).var_builder(DType::BF16, &Device::Cpu);
+    assert_eq!(vb.get(2, "a").unwrap().dtype(), DType::BF16);
+    let error = vb.get(3, "a").unwrap_err().to_string();
+    assert!(error.contains("a: expected [3], got [2]"), "{error}");
+    interrupt.raise();
+    assert!(vb.get(2, "a").unwrap_err().to_string().contains("interrupted"));
+}
+
+// LoRA --------------------------------------------------------------------------------------------
+
+fn base() -> Checkpoint {
+    let weight = ("model.blocks.0.ffn.0.weight", &[3, 4][..], (0..12).map(|x| x as f32).collect());
+    Checkpoint::from_bytes("base", safetensors(&[weight, ("model.b", &[1], vec![5.0])])).unwrap()
+}
+
+/// `base` plus `scale · B·A` of the fixture.
+fn merged(scale: f32) -> Vec<f32> {
+    let product = [1., 2., 3., 4., 0., 2., 0., -2., -1., -1., -3., -5.];
+    (0..12).map(|i| i as f32 + scale * product[i]).collect()
+}
+
+#[test]
+fn a_lora_is_added_where_it_belongs() {
+    let one = base().with_lora(fixture("lora.pt"), 0.5).unwrap();
+    assert_eq!(values(one.clone(), "blocks.0.ffn.0.weight"), merged(0.5));
+    assert_eq!(values(one.clone(), "b"), [5.0]);
+    let two = one.with_lora(fixture("lora.pt"), 1.0).unwrap();
+    assert_eq!(values(two, "blocks.0.ffn.0.weight"), merged(1.5));
+}
+
+#[test]
+fn alpha_over_rank_scales_a_lora() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lora.safetensors");
+    let name = |part: &str| format!("diffusion_model.blocks.0.ffn.0.{part}");
+    let (down, up, alpha) = (name("lora_down.weight"), name("lora_up.weight"), name("alpha"));
+    let down = (down.as_str(), &[2, 4][..], vec![1., 2., 3., 4., 0., 1., 0., -1.]);
+    let up = (up.as_str(), &[3, 2][..], vec![1., 0., 0., 2., -1., 1.]);
+    let bytes = safetensors(&[down.clone(), up, (&alpha, &[], vec![6.0])]);
+    std::fs::write(&path, bytes).unwrap();
+    let checkpoint = base().with_lora(&path, 0.25).unwrap();
+    assert_eq!(values(checkpoint, "blocks.0.ffn.0.weight"), merged(0.25 * 6.0 / 2.0));
+
+    let wrong = (name("lora_up.weight"), [2, 2]);
+    let odd = [
+        down,
+        (wrong.0.as_str(), &wrong.1, vec![0.0; 4]),
+        ("elsewhere.lora_A.weight", &[1, 1], vec![0.0]),
+        ("blocks.0.diff_b", &[1], vec![0.0]),
+    ];
+    std::fs::write(&path, safetensors(&odd)).unwrap();
+    let error = base().with_lora(&path, 1.0).unwrap_err().to_string();
+    assert!(error.contains("3 tensors of the LoRA do not fit"), "{error}");
+    assert!(error.contains("blocks.0.diff_b: not a part of a LoRA"), "{error}");
+    assert!(error.contains("expected B·A of shape [3, 4], got B [2, 2] and A [2, 4]"), "{error}");
+    assert!(error.contains("elsewhere: the checkpoint has no such module"), "{error}");
+    assert!(base().with_lora(fixture("lora.pt"), f64::NAN).is_err());
+}
+
+// Random weights ----------------------------------------------------------------------------------
+
+#[test]
+fn random_weights_depend_on_seed_and_name_only() {
+    let get = |seed, name: &str| -> Vec<f32> {
+        let vb = checkpoint::random(seed, DType::F32, &Device::Cpu);
+        vb.get((300, 400), name).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let weight = get(1, "a.weight");
+    assert_eq!(weight, get(1, "a.weight"));
+    assert_ne!(weight, get(1, "b.weight"));
+    assert_ne!(weight, get(2, "a.weight"));
+    let variance = weight.iter().map(|x| x * x).sum::<f32>() / weight.len() as f32;
+    assert!((variance * 400.0 - 1.0).abs() < 0.03, "{variance}");
+    let vb = checkpoint::random(1, DType::F32, &Device::Cpu);
+    let norm: Vec<f32> = vb.get(5, "norm.weight").unwrap().to_vec1().unwrap();
+    assert_eq!(norm, [1.0; 5]);
+    let bias: Vec<f32> = vb.get(500, "bias").unwrap().to_vec1().unwrap();
+    assert!(bias.iter().all(|x| x.abs() < 0.2) && bias.iter().any(|x| x.abs() > 1e-3));
+}
+
+// Manifests ---------------------------------------------------------------------------------------
+
+#[test]
+fn every_embedded_manifest_is_sound() {
+    for name in Manifest::names() {
+        let manifest = Manifest::named(name).unwrap();
+        assert_eq!(manifest.name, name);
+        assert!(manifest.file(Role::Tokenizer).is_some());
+    }
+    let preset = |name: &str| Manifest::named(name).unwrap().preset;
+    assert_eq!((preset("self-forcing-1.3b").window, preset("self-forcing-1.3b").sink), (6, 0));
+    assert_eq!((preset("longlive-1.3b").window, preset("longlive-1.3b").sink), (2, 1));
+    assert!(Manifest::named("none").unwrap_err().to_string().contains("longlive-1.3b"));
+}
+
+#[test]
+fn a_manifest_is_strict() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("models/self-forcing-1.3b.toml");
+    let text = std::fs::read_to_string(path).unwrap();
+    for (from, to, complaint) in [
+        ("window = 6", "windows = 6", "line 19, `windows = 6`: unknown field `windows`"),
+        ("window = 6", "window = \"6\"", "line 19, `window = \"6\"`: invalid type"),
+        ("window = 6", "window = 0", "preset.window: expected 1 to 1024 blocks"),
+        ("size = 5676252553", "size = 0", "files[0].size: expected 1 byte to 1 TiB"),
+        ("size = 5676252553", "size = 9000000000000000", "files[0].size"),
+        ("width = 832", "width = 833", "preset.width: expected a multiple of 16"),
+        ("1000, 750", "750, 1000", "preset.denoising-steps"),
+        ("\"Wan2.1_VAE.pth\"", "\"../VAE.pth\"", "files[1].path"),
+        ("role = \"vae\"", "role = \"dit\"", "files[1].role"),
+        ("role = \"vae\"", "role = \"decoder\"", "expected one of `dit`"),
+        ("\"a0413986", "\"A0413986", "files[0].sha256"),
+        ("gdhe17/Self-Forcing", "/Self-Forcing", "files[0].repo"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        let error = Manifest::parse(Path::new("m.toml"), &text.replacen(from, to, 1)).unwrap_err();
+        assert!(error.to_string().contains(complaint), "{to}: {error}");
+        assert!(error.to_string().starts_with("m.toml: "));
+    }
+}
+
+// Memory ------------------------------------------------------------------------------------------
+
+const CHILD: &str = "CHECKPOINT_TEST_CHILD";
+const TENSORS: usize = 40;
+const SIDE: usize = 1 << 20; // elements of a tensor: 4 MiB in f32
+
+/// Loads the file named in the environment and prints the peak of resident memory; run by
+/// `memory_stays_near_the_weights` in a process of its own.
+#[test]
+fn child_that_loads() {
+    let Ok(task) = std::env::var(CHILD) else { return };
+    let (dtype, path) = task.split_once(':').unwrap();
+    let dtype = if dtype == "bf16" { DType::BF16 } else { DType::F32 };
+    let before = status("VmHWM");
+    let vb = Checkpoint::open(path).unwrap().var_builder(dtype, &Device::Cpu);
+    let tensors: Vec<Tensor> =
+        (0..TENSORS).map(|i| vb.get(SIDE, &format!("t{i}")).unwrap()).collect();
+    assert_eq!(tensors.len(), TENSORS);
+    eprintln!("grown by {}", status("VmHWM") - before);
+}
+
+/// Kilobytes of one line of /proc/self/status.
+fn status(field: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_stays_near_the_weights() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("large.safetensors");
+    let zeros = vec![1u8; SIDE * 4];
+    let view = TensorView::new(StoredDtype::F32, vec![SIDE], &zeros).unwrap();
+    let views: HashMap<String, _> = (0..TENSORS).map(|i| (format!("t{i}"), view.clone())).collect();
+    ::safetensors::serialize_to_file(views, None, &path).unwrap();
+    for (dtype, size) in [("bf16", 2), ("f32", 4)] {
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child_that_loads", "--nocapture"])
+            .env(CHILD, format!("{dtype}:{}", path.display()))
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&output.stderr);
+        let grown = text.lines().find_map(|line| line.strip_prefix("grown by ")).unwrap();
+        let grown: usize = grown.parse().unwrap();
+        let weights = TENSORS * SIDE * size / 1024;
+        let limit = weights * 115 / 100 + SIDE * 4 / 1024;
+        println!("{dtype}: {grown} kB for {weights} kB of weights, at most {limit}");
+        assert!(grown > weights && grown < limit, "{dtype}: {grown}, expected up to {limit}");
+    }
+}
+
+// Damage ------------------------------------------------------------------------------------------
+
+/// Opens damaged bytes and reads whatever tensors they seem to have: anything but a panic is right.
+fn try_all(bytes: Vec<u8>) {
+    let Ok(checkpoint) = Checkpoint::from_bytes("damaged", bytes) else { return };
+    let names = names(&checkpoint);
+    let vb = checkpoint.var_builder(DType::F32, &Device::Cpu);
+    for name in names {
+        let _ = vb.get_unchecked(&name);
+    }
+}
+
+fn damaged(mut bytes: Vec<u8>, flips: &[(prop::sample::Index, u8)], keep: usize) -> Vec<u8> {
+    for (at, value) in flips {
+        let at = at.index(bytes.len());
+        bytes[at] = *value;
+    }
+    bytes.truncate(keep.min(bytes.len()));
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn damaged_files_never_panic(
+        which in 0..4usize,
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        keep in prop_oneof![Just(usize::MAX), 0..4000usize],
+    ) {
+        let bytes = match which {
+            0 => safetensors(&[("a", &[2, 3], vec![1.0; 6]), ("b", &[], vec![1.0])]),
+            1 => std::fs::read(fixture("nested.pt")).unwrap(),
+            2 => std::fs::read(fixture("flat.pt")).unwrap(),
+            _ => std::fs::read(fixture("lora.pt")).unwrap(),
+        };
+        try_all(damaged(bytes, &flips, keep));
+    }
+
+    #[test]
+    fn damaged_manifests_and_indices_never_panic(
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
+        keep in prop_oneof![Just(usize::MAX), 0..3000usize],
+    ) {
+        let text = include_bytes!("../models/longlive-1.3b.toml").to_vec();
+        let text = damaged(text, &flips, keep);
+        let _ = Manifest::parse(Path::new("damaged"), &String::from_utf8_lossy(&text));
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.safetensors.index.json");
+        let index = br#"{"metadata":{"total_size":4},"weight_map":{"a":"m-1.safetensors"}}"#;
+        std::fs::write(&path, damaged(index.to_vec(), &flips, keep)).unwrap();
+        let _ = Checkpoint::open(&path);
+    }
+}

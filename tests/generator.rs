@@ -1,0 +1,351 @@
+//! The generator from outside: threads, prompts, cancelling, failures, bad settings.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use candle_core::{Device, Result as CandleResult, Tensor, bail};
+use gstblockcascade::cascade::PromptPolicy;
+use gstblockcascade::checkpoint::Manifest;
+use gstblockcascade::generator::{
+    Controls, Error, Frame, FrameSize, Generator, GeneratorConfig, Parts, Prompt, WeightsSource,
+};
+use gstblockcascade::model::{
+    DenoiseInput, FrameDecoder, Interrupt, Kv, KvExchange, TextContext, TextEmbedding, TextEncoder,
+    VideoModel, VideoSpec,
+};
+
+const LAYERS: usize = 3;
+/// No test may hang: what waits longer than this has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A model whose clean latents are its prompt's length: `flow = (x - length) / sigma`.
+#[derive(Debug)]
+struct Toy {
+    spec: VideoSpec,
+    behaviour: Behaviour,
+    forwards: AtomicUsize,
+    entered: Mutex<mpsc::Sender<()>>,
+}
+
+/// What the toy does at its n-th forward.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Behaviour {
+    Work,
+    FailAt(usize),
+    PanicAt(usize),
+    /// Every layer takes so long.
+    Slow(Duration),
+}
+
+impl VideoModel for Toy {
+    fn spec(&self) -> &VideoSpec {
+        &self.spec
+    }
+
+    fn device(&self) -> &Device {
+        &Device::Cpu
+    }
+
+    fn text_context(&self, text: &TextEmbedding) -> CandleResult<TextContext> {
+        let kv = Kv { k: text.0.clone(), v: text.0.clone() };
+        Ok(TextContext { layers: vec![kv], last_count: 1 })
+    }
+
+    fn predict_flow(
+        &self,
+        blocks: &[DenoiseInput<'_>],
+        kv: &mut dyn KvExchange,
+    ) -> CandleResult<Vec<Tensor>> {
+        let forward = self.forwards.fetch_add(1, Ordering::SeqCst);
+        for layer in 0..LAYERS {
+            let own = blocks.iter().map(|_| {
+                let k = Tensor::zeros((1, 3, 1, 6), candle_core::DType::F32, &Device::Cpu)?;
+                Ok(Kv { v: k.clone(), k })
+            });
+            kv.exchange(layer, own.collect::<CandleResult<_>>()?)?;
+            let _listening = self.entered.lock().unwrap().send(());
+            match self.behaviour {
+                Behaviour::FailAt(n) if n == forward => bail!("toy failure"),
+                Behaviour::PanicAt(n) if n == forward => panic!("toy panic"),
+                Behaviour::Slow(time) => thread::sleep(time),
+                _ => {}
+            }
+        }
+        let flow = |block: &DenoiseInput<'_>| {
+            let length = block.text.layers[0].k.to_scalar::<f32>()?;
+            let sigma = (block.timesteps[0] / 1000.0).max(0.001);
+            (block.latent - f64::from(length))? / sigma
+        };
+        blocks.iter().map(flow).collect()
+    }
+}
+
+/// A prompt's embedding is its length, in hundredths.
+#[derive(Debug)]
+struct Lengths;
+
+impl TextEncoder for Lengths {
+    fn encode(&self, prompt: &str, _: &Interrupt) -> CandleResult<TextEmbedding> {
+        if prompt == "refuse" {
+            bail!("toy refusal");
+        }
+        Ok(TextEmbedding(Tensor::new(prompt.len() as f32 / 100.0, &Device::Cpu)?))
+    }
+}
+
+/// One grey pixel a frame: 1 frame for the first latent, 4 for each later one.
+#[derive(Debug)]
+struct Mean {
+    started: bool,
+    fails: bool,
+}
+
+impl FrameDecoder for Mean {
+    fn step(&mut self, latents: &Tensor, interrupt: &Interrupt) -> CandleResult<Tensor> {
+        interrupt.check()?;
+        if self.fails {
+            bail!("toy decoder failure");
+        }
+        let frames = if std::mem::replace(&mut self.started, true) { 4 } else { 1 };
+        latents.mean_all()?.reshape((1, 1, 1, 1))?.broadcast_as((frames, 1, 1, 3))?.contiguous()
+    }
+
+    fn reset(&mut self) {
+        self.started = false;
+    }
+}
+
+fn config(prompt: &str, blocks: u64) -> GeneratorConfig {
+    let model = Manifest::named("pocket").unwrap();
+    let weights = WeightsSource::Random { seed: 0 };
+    let prompt = prompt.to_owned();
+    let size = Some(FrameSize { width: 16, height: 16 });
+    GeneratorConfig { prompt, blocks: Some(blocks), size, ..GeneratorConfig::new(model, weights) }
+}
+
+struct Rig {
+    generator: Generator,
+    /// Hears of every layer.
+    entered: mpsc::Receiver<()>,
+}
+
+fn rig(config: &GeneratorConfig, behaviour: Behaviour, decoder_fails: bool) -> Rig {
+    let spec = VideoSpec {
+        latent_channels: 1,
+        spatial_stride: 8,
+        patch: 2,
+        layers: LAYERS,
+        heads: 1,
+        head_dim: 6,
+    };
+    let (sender, entered) = mpsc::channel();
+    let (forwards, sender) = (AtomicUsize::new(0), Mutex::new(sender));
+    let model = Arc::new(Toy { spec, behaviour, forwards, entered: sender });
+    let decoder = Box::new(Mean { started: false, fails: decoder_fails });
+    let parts = Parts { text: Box::new(Lengths), model, decoder };
+    let controls = Controls::new(config).unwrap();
+    Rig { generator: Generator::from_parts(parts, config, controls).unwrap(), entered }
+}
+
+fn toy(config: &GeneratorConfig) -> Generator {
+    rig(config, Behaviour::Work, false).generator
+}
+
+/// The grey of each frame, in hundredths: the length of its prompt.
+fn lengths(frames: &[Frame]) -> Vec<u32> {
+    frames.iter().map(|frame| (u32::from(frame.rgb[0]) * 100 + 127) / 255).collect()
+}
+
+fn all(generator: &mut Generator) -> Vec<Frame> {
+    generator.collect::<Result<Vec<_>, _>>().unwrap()
+}
+
+/// Runs `work` on a thread and fails when it takes too long.
+fn within_patience<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || sender.send(work()));
+    receiver.recv_timeout(PATIENCE).expect("hung or panicked")
+}
+
+#[test]
+fn frames_are_counted_and_the_stream_ends() {
+    let mut generator = toy(&config("0123456789", 4));
+    let frames = all(&mut generator);
+    assert_eq!(frames.len(), 9 + 3 * 12);
+    assert!(frames.iter().zip(0..).all(|(frame, index)| frame.index == index));
+    assert_eq!(generator.next_frame().unwrap(), None);
+}
+
+#[test]
+fn width_does_not_change_the_number_of_frames() {
+    for cascade_width in 1..=5 {
+        let config = GeneratorConfig { cascade_width, ..config("0123456789", 3) };
+        assert_eq!(all(&mut toy(&config)).len(), 33, "width {cascade_width}");
+    }
+}
+
+#[test]
+fn a_scheduled_prompt_takes_effect_at_its_block_every_time() {
+    for policy in [PromptPolicy::InFlight, PromptPolicy::NextBlock] {
+        for cascade_width in [1, 2, 5] {
+            let base = config(&"x".repeat(80), 6);
+            let mut generator =
+                toy(&GeneratorConfig { cascade_width, prompt_policy: policy, ..base });
+            let text = "y".repeat(20);
+            generator.controls().set_prompt(Prompt { text, from_block: Some(3) });
+            let lengths = lengths(&all(&mut generator));
+            let old = 9 + 2 * 12;
+            assert!(lengths[..old].iter().all(|&length| length == 80), "{lengths:?}");
+            assert!(lengths[old..].iter().all(|&length| length == 20), "{lengths:?}");
+        }
+    }
+}
+
+#[test]
+fn a_prompt_set_while_running_is_shown_without_a_block_to_wait_for() {
+    let mut generator = toy(&config(&"x".repeat(80), 400));
+    let controls = generator.controls();
+    assert_eq!(generator.next_frame().unwrap().map(|frame| frame.index), Some(0));
+    controls.set_prompt("y".repeat(20));
+    let lengths = lengths(&all(&mut generator));
+    let changes = lengths.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    assert_eq!((lengths[0], lengths.last(), changes), (80, Some(&20), 1));
+}
+
+#[test]
+fn cancel_stops_a_blocked_read_and_resume_loses_nothing() {
+    let expected = all(&mut toy(&config("0123456789", 3)));
+    let slow = Behaviour::Slow(Duration::from_millis(3));
+    let Rig { mut generator, entered } = rig(&config("0123456789", 3), slow, false);
+    let controls = generator.controls();
+    let reader = thread::spawn(move || {
+        let (mut frames, mut cancels) = (Vec::new(), 0);
+        loop {
+            match generator.next_frame() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => return (frames, cancels),
+                Err(Error::Cancelled) => {
+                    cancels += 1;
+                    thread::sleep(Duration::from_millis(5));
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    for _ in 0..5 {
+        (0..4).for_each(|_| entered.recv_timeout(PATIENCE).unwrap());
+        controls.cancel();
+        thread::sleep(Duration::from_millis(30));
+        let late = entered.try_iter().count();
+        thread::sleep(Duration::from_millis(30));
+        assert_eq!(entered.try_iter().count(), 0, "computing while cancelled, after {late}");
+        controls.resume();
+    }
+    let (frames, cancels) = within_patience(move || reader.join().unwrap());
+    assert!(cancels > 0);
+    assert_eq!(frames, expected);
+}
+
+#[test]
+fn restart_begins_again_with_another_seed_under_the_prompt_of_now() {
+    let mut generator = toy(&config(&"x".repeat(80), 2));
+    all(&mut generator);
+    generator.controls().set_prompt("y".repeat(20));
+    generator.restart(5).unwrap();
+    let frames = all(&mut generator);
+    assert_eq!((frames.len(), frames[0].index), (21, 0));
+    assert!(lengths(&frames).iter().all(|&length| length == 20));
+}
+
+#[test]
+fn dropping_a_running_generator_ends_its_threads_within_a_layer() {
+    let slow = Behaviour::Slow(Duration::from_millis(50));
+    let Rig { mut generator, entered } = rig(&config("0123456789", 1000), slow, false);
+    let reading = generator.controls();
+    let reader = thread::spawn(move || generator.next_frame().map(|_| generator));
+    entered.recv_timeout(PATIENCE).unwrap();
+    reading.cancel();
+    let start = Instant::now();
+    assert!(matches!(reader.join().unwrap(), Err(Error::Cancelled)));
+    // The toy, and its sender with it, is gone once the last thread is.
+    within_patience(move || while entered.recv().is_ok() {});
+    assert!(start.elapsed() < Duration::from_secs(2), "took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_failure_arrives_after_the_frames_before_it() {
+    for behaviour in [Behaviour::FailAt(10), Behaviour::PanicAt(10)] {
+        let mut generator = rig(&config("0123456789", 9), behaviour, false).generator;
+        let (frames, error) = within_patience(move || {
+            let mut frames = 0;
+            loop {
+                match generator.next_frame() {
+                    Ok(Some(_)) => frames += 1,
+                    Ok(None) => panic!("no error"),
+                    Err(error) => return (frames, error),
+                }
+            }
+        });
+        assert_eq!(frames, 9 + 12, "two blocks of five passes each were made");
+        assert!(error.to_string().contains("toy"), "{error}");
+    }
+}
+
+#[test]
+fn decoders_and_encoders_that_fail_end_the_stream() {
+    let mut generator = rig(&config("0123456789", 9), Behaviour::Work, true).generator;
+    let error = within_patience(move || generator.next_frame().unwrap_err());
+    assert!(error.to_string().contains("toy decoder failure"), "{error}");
+    let mut generator = toy(&config("refuse", 9));
+    let error = within_patience(move || generator.next_frame().unwrap_err());
+    assert!(error.to_string().contains("toy refusal"), "{error}");
+}
+
+#[test]
+fn a_stream_that_failed_can_be_restarted() {
+    let mut generator = rig(&config("0123456789", 3), Behaviour::FailAt(2), false).generator;
+    assert!(generator.next_frame().is_err());
+    generator.restart(0).unwrap();
+    assert_eq!(all(&mut generator).len(), 33);
+}
+
+#[test]
+fn pocket_with_random_weights_makes_the_same_frames_every_time() {
+    let config = GeneratorConfig { cascade_width: 2, ..config("a red ball", 2) };
+    let run = |seed| {
+        let config = GeneratorConfig { seed, ..config.clone() };
+        all(&mut Generator::new(&config).unwrap())
+    };
+    let frames = run(1);
+    assert_eq!((frames.len(), frames[0].width, frames[0].height), (21, 16, 16));
+    assert!(frames == run(1) && frames != run(2));
+    let levels: std::collections::HashSet<u8> = frames[20].rgb.iter().copied().collect();
+    assert!(levels.len() > 16, "a picture has more than {levels:?}");
+}
+
+#[test]
+fn settings_that_make_no_sense_are_named() {
+    type Change = fn(&mut GeneratorConfig);
+    let cases: [(&str, &str, Change); 9] = [
+        ("size", "250x144", |c| c.size = Some(FrameSize { width: 250, height: 144 })),
+        ("size", "256x0", |c| c.size = Some(FrameSize { width: 256, height: 0 })),
+        ("cascade_width", "got 0", |c| c.cascade_width = 0),
+        ("cascade_width", "1 to 5", |c| c.cascade_width = 6),
+        ("queue_blocks", "got 0", |c| c.queue_blocks = 0),
+        ("blocks", "got 0", |c| c.blocks = Some(0)),
+        ("denoising_steps", "[]", |c| c.model.preset.denoising_steps = vec![]),
+        ("denoising_steps", "[500, 750]", |c| c.model.preset.denoising_steps = vec![500, 750]),
+        ("denoising_steps", "NaN", |c| c.model.preset.timestep_shift = f64::NAN),
+    ];
+    for (field, said, change) in cases {
+        let mut config = config("", 1);
+        change(&mut config);
+        let error = config.validate().unwrap_err().to_string();
+        assert!(error.contains(field) && error.contains(said), "{field}: {error}");
+        assert!(Generator::new(&config).is_err());
+    }
+    assert!("12by7".parse::<FrameSize>().is_err());
+}
