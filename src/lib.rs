@@ -36,13 +36,13 @@ mod source;
 pub mod wan;
 
 #[cfg(feature = "gst")]
-use gstreamer as gst;
+use {gstreamer as gst, source::register};
 
 #[cfg(feature = "gst")]
 gst::plugin_define!(
     blockcascade,
     env!("CARGO_PKG_DESCRIPTION"),
-    source::register,
+    register,
     env!("CARGO_PKG_VERSION"),
     // GStreamer's name for the first of our two licences; it has none for the pair.
     "MIT/X11",
