@@ -12,7 +12,8 @@ use super::cache;
 use super::error::{Error, Result};
 
 /// Manifests that are part of the crate.
-const EMBEDDED: [(&str, &str); 3] = [
+const EMBEDDED: [(&str, &str); 4] = [
+    ("pocket", include_str!("../../models/pocket.toml")),
     ("self-forcing-1.3b", include_str!("../../models/self-forcing-1.3b.toml")),
     ("longlive-1.3b", include_str!("../../models/longlive-1.3b.toml")),
     ("krea-realtime-14b", include_str!("../../models/krea-realtime-14b.toml")),
@@ -21,7 +22,7 @@ const EMBEDDED: [(&str, &str); 3] = [
 /// No single file of weights is larger: 1 TiB.
 const MAX_SIZE: u64 = 1 << 40;
 /// Width and height, at most; also what 8-bit video formats commonly stop at.
-const MAX_SIDE: usize = 8192;
+const MAX_SIDE: u32 = 8192;
 /// Characters of a SHA-256, and how few of them still tell files apart.
 const SHA256: std::ops::RangeInclusive<usize> = 8..=64;
 
@@ -56,6 +57,9 @@ pub enum Family {
 /// A size within a family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub enum Architecture {
+    /// The embedded model's, for two CPU cores.
+    #[serde(rename = "pocket")]
+    Pocket,
     /// 1.4 billion parameters in 30 layers.
     #[serde(rename = "t2v-1.3b")]
     T2v1_3b,
@@ -79,7 +83,7 @@ pub struct Licence {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Preset {
     /// Timesteps before the shift, from 1000 down; the last is above 0.
-    pub denoising_steps: Vec<f64>,
+    pub denoising_steps: Vec<u32>,
     /// `s` in `s·σ / (1 + (s−1)·σ)`.
     pub timestep_shift: f64,
     /// Latent frames of a block.
@@ -89,9 +93,9 @@ pub struct Preset {
     /// First blocks of the stream, never evicted.
     pub sink: usize,
     /// Native width in pixels.
-    pub width: usize,
+    pub width: u32,
     /// Native height in pixels.
-    pub height: usize,
+    pub height: u32,
     /// Native frames per second.
     pub fps: u32,
 }
@@ -112,6 +116,8 @@ pub enum Role {
     Tokenizer,
     /// A small decoder that may stand in for the VAE.
     Taehv,
+    /// The same, trained on the VAE's own latents: it takes another scale than `Taehv`.
+    LightTaehv,
     /// The VAE with a quarter of its channels.
     LightVae,
 }
@@ -208,7 +214,8 @@ impl Manifest {
             }
         }
         for role in [Role::Dit, Role::Vae, Role::TextEncoder, Role::Tokenizer] {
-            if self.file(role).is_none() {
+            // A model without files has its weights in the program.
+            if self.file(role).is_none() && !self.files.is_empty() {
                 return Err(format!("files: expected one of role {role:?}, got none"));
             }
         }
@@ -219,14 +226,14 @@ impl Manifest {
 impl Preset {
     fn validate(&self) -> std::result::Result<(), String> {
         let steps = &self.denoising_steps;
-        let in_range = steps.iter().all(|step| *step > 0.0 && *step <= 1000.0);
+        let in_range = steps.iter().all(|step| *step <= 1000);
         let sides = 16..=MAX_SIDE;
-        let side = |side: usize| sides.contains(&side) && side.is_multiple_of(16);
+        let side = |side: u32| sides.contains(&side) && side.is_multiple_of(16);
         let fields = [
             (
                 !steps.is_empty() && in_range && steps.is_sorted_by(|a, b| a > b),
                 "denoising-steps",
-                "falling numbers above 0, up to 1000",
+                "falling whole numbers from 1000 to 0",
             ),
             ((1.0..=100.0).contains(&self.timestep_shift), "timestep-shift", "1 to 100"),
             ((1..=64).contains(&self.frames_per_block), "frames-per-block", "1 to 64"),
