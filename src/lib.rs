@@ -35,21 +35,23 @@ pub mod model;
 mod source;
 pub mod wan;
 
+/// A module of its own, because what the macro makes is public and has no documentation.
 #[cfg(feature = "gst")]
-use {gstreamer as gst, source::register};
+mod plugin {
+    use crate::source::register;
 
-#[cfg(feature = "gst")]
-gst::plugin_define!(
-    blockcascade,
-    env!("CARGO_PKG_DESCRIPTION"),
-    register,
-    env!("CARGO_PKG_VERSION"),
-    // GStreamer's name for the first of our two licences; it has none for the pair.
-    "MIT/X11",
-    env!("CARGO_PKG_NAME"),
-    env!("CARGO_PKG_NAME"),
-    env!("CARGO_PKG_NAME")
-);
+    gstreamer::plugin_define!(
+        blockcascade,
+        env!("CARGO_PKG_DESCRIPTION"),
+        register,
+        env!("CARGO_PKG_VERSION"),
+        // GStreamer's name for the first of our two licences; it has none for the pair.
+        "MIT/X11",
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_NAME"),
+        env!("CARGO_PKG_NAME")
+    );
+}
 
 /// Compiles and runs the README's snippets.
 #[cfg(doctest)]

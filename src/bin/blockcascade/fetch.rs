@@ -7,7 +7,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::{INTERRUPTED, manifest, print, roles};
 
-const BAR: &str = "{msg:<13} {bar:24} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
+const BAR: &str =
+    "{msg:<13} {bar:24} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
 
 /// Fetches a model's files; goes on where an earlier attempt stopped.
 #[derive(clap::Args)]

@@ -60,7 +60,8 @@ impl Model<'_> {
             let _ = writeln!(text, "  {field:<13} {value}");
         };
         row("licence", licence.spdx.clone());
-        let history = format!("window {window}, sink {sink} blocks of {frames_per_block} latent frames");
+        let history =
+            format!("window {window}, sink {sink} blocks of {frames_per_block} latent frames");
         row("native", format!("{width}x{height} at {fps} frames per second, {history}"));
         row("memory", self.memory.text());
         if self.files.is_empty() {

@@ -4,19 +4,21 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use gstblockcascade::checkpoint::Role;
 
 /// All roles by name.
-const ROLES: [(&str, Role); 7] = [
+const ROLES: [(&str, Role); 8] = [
     ("dit", Role::Dit),
     ("lora", Role::Lora),
     ("vae", Role::Vae),
     ("text-encoder", Role::TextEncoder),
     ("tokenizer", Role::Tokenizer),
     ("taehv", Role::Taehv),
+    ("light-taehv", Role::LightTaehv),
     ("light-vae", Role::LightVae),
 ];
 
 /// A role as an argument.
 pub fn parser() -> impl TypedValueParser<Value = Role> {
-    let named = |name: String| ROLES.iter().find(|(other, _)| *other == name).map(|(_, role)| *role);
+    let named =
+        |name: String| ROLES.iter().find(|(other, _)| *other == name).map(|(_, role)| *role);
     PossibleValuesParser::new(ROLES.map(|(name, _)| name))
         .try_map(move |name| named(name).ok_or("not a role"))
 }
@@ -28,5 +30,5 @@ pub fn name(role: Role) -> &'static str {
 
 /// Whether a model runs only with the file; the others stand in for its decoder.
 pub fn is_needed(role: Role) -> bool {
-    !matches!(role, Role::Taehv | Role::LightVae)
+    !matches!(role, Role::Taehv | Role::LightTaehv | Role::LightVae)
 }
