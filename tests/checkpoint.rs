@@ -1,5 +1,7 @@
 //! Checkpoints from the outside: formats, names, LoRAs, manifests, memory, and damaged files.
 
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests, which clippy does not see
+
 use std::collections::BTreeMap;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -393,7 +395,8 @@ fn every_embedded_manifest_is_sound() {
     for name in Manifest::names() {
         let manifest = Manifest::named(name).unwrap();
         assert_eq!(manifest.name, name);
-        assert!(manifest.file(Role::Tokenizer).is_some());
+        assert!(manifest.files.is_empty() == (name == "pocket"));
+        assert!(manifest.file(Role::Tokenizer).is_some() || manifest.files.is_empty());
     }
     let preset = |name: &str| Manifest::named(name).unwrap().preset;
     assert_eq!((preset("self-forcing-1.3b").window, preset("self-forcing-1.3b").sink), (6, 0));
@@ -429,7 +432,7 @@ fn a_manifest_is_strict() {
 // Memory ------------------------------------------------------------------------------------------
 
 const CHILD: &str = "CHECKPOINT_TEST_CHILD";
-const TENSORS: usize = 40;
+const TENSORS: usize = 80;
 const SIDE: usize = 1 << 20; // elements of a tensor: 4 MiB in f32
 
 /// Loads the file named in the environment and prints the peak of resident memory; run by
@@ -474,7 +477,7 @@ fn memory_stays_near_the_weights() {
         let grown: usize = grown.parse().unwrap();
         let weights = TENSORS * SIDE * size / 1024;
         let limit = weights * 115 / 100 + SIDE * 4 / 1024;
-        println!("{dtype}: {grown} kB for {weights} kB of weights, at most {limit}");
+        eprintln!("{dtype}: {grown} kB for {weights} kB of weights, at most {limit}");
         assert!(grown > weights && grown < limit, "{dtype}: {grown}, expected up to {limit}");
     }
 }

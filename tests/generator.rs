@@ -1,5 +1,6 @@
 //! The generator from outside: threads, prompts, cancelling, failures, bad settings.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
@@ -10,7 +11,8 @@ use candle_core::{Device, Result as CandleResult, Tensor, bail};
 use gstblockcascade::cascade::PromptPolicy;
 use gstblockcascade::checkpoint::Manifest;
 use gstblockcascade::generator::{
-    Controls, Error, Frame, FrameSize, Generator, GeneratorConfig, Parts, Prompt, WeightsSource,
+    Controls, Decoder, Dtype, Error, Frame, FrameSize, Generator, GeneratorConfig, Parts, Prompt,
+    WeightPaths, WeightsSource,
 };
 use gstblockcascade::model::{
     DenoiseInput, FrameDecoder, Interrupt, Kv, KvExchange, TextContext, TextEmbedding, TextEncoder,
@@ -325,6 +327,59 @@ fn pocket_with_random_weights_makes_the_same_frames_every_time() {
     let levels: std::collections::HashSet<u8> = frames[20].rgb.iter().copied().collect();
     assert!(levels.len() > 16, "a picture has more than {levels:?}");
 }
+
+#[test]
+fn every_dtype_and_decoder_makes_frames() {
+    for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
+        let config = GeneratorConfig { dtype, ..config("a red ball", 1) };
+        assert_eq!(all(&mut Generator::new(&config).unwrap()).len(), 9, "{dtype:?}");
+    }
+    for decoder in [Decoder::Light, Decoder::Tiny, Decoder::LightTiny] {
+        let config = GeneratorConfig { decoder, ..config("a red ball", 2) };
+        let frames = all(&mut Generator::new(&config).unwrap());
+        assert_eq!((frames.len(), frames[0].width), (21, 16), "{decoder:?}");
+    }
+}
+
+#[test]
+fn missing_files_are_listed() {
+    let model = Manifest::named("longlive-1.3b").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
+    let error = WeightPaths::locate(&model, Some(folder.path()), Decoder::Tiny).unwrap_err();
+    let error = error.to_string();
+    for file in ["longlive_base.pt", "lora.pt", "umt5-xxl-enc-bf16.pth", "taew2_1.safetensors"] {
+        assert!(error.contains(file), "{file} is not in {error}");
+    }
+    assert!(!error.contains("Wan2.1_VAE.pth"), "{error}");
+}
+
+#[test]
+fn files_that_are_not_the_models_are_refused_by_name() {
+    let fixture =
+        |file: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(file);
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = folder.path().join("tokenizer.json");
+    std::fs::write(&tokenizer, "{}").unwrap();
+    let mut paths = WeightPaths { tokenizer: tokenizer.clone(), ..WeightPaths::default() };
+    let refuse = |paths: &WeightPaths| {
+        let weights = WeightsSource::Files(paths.clone());
+        let config = GeneratorConfig { weights, ..config("", 1) };
+        Generator::new(&config).unwrap_err().to_string()
+    };
+    assert!(refuse(&paths).contains("tokenizer.json"), "{}", refuse(&paths));
+    std::fs::write(&tokenizer, TOKENIZER).unwrap();
+    assert!(refuse(&paths).contains("cannot be read"), "{}", refuse(&paths));
+    paths.text_encoder = fixture("umt5/model.safetensors");
+    let error = refuse(&paths);
+    assert!(error.contains("umt5/model.safetensors") && error.contains("shape"), "{error}");
+}
+
+/// The smallest vocabulary that has umT5's pad, end and unknown tokens.
+const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null,
+    "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+    "decoder": null, "model": {"type": "Unigram", "unk_id": 2, "byte_fallback": false,
+    "vocab": [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["a", -1.0]]}}"#;
 
 #[test]
 fn settings_that_make_no_sense_are_named() {

@@ -20,7 +20,7 @@ from torch import nn
 
 # Wan 2.1 1.3B at 208x128: 104 tokens a latent frame, three frames a block.
 DIM, FFN, HEADS, HEAD_DIM = 1536, 8960, 12, 128
-QUERIES, HISTORY = 312, 2184
+QUERIES, HISTORY = 312, 1872
 TEXT_LEN, PROMPT = 512, 77
 
 RUNS, SECONDS = 20, 20.0  # whichever comes first, but three runs at least

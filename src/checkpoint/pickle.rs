@@ -525,6 +525,26 @@ mod tests {
         assert!(error(&pickle).contains("steps"));
     }
 
+    /// `{"w": tensor}` of one axis, as torch.save writes it.
+    fn tensor(elements: u8, offset: u8, size: u8, stride: u8) -> Vec<u8> {
+        let mut pickle = b"\x80\x02}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(".to_vec();
+        pickle.extend(b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK");
+        pickle.extend([elements, b't', b'Q', b'K', offset, b'K', size, 0x85, b'K', stride, 0x85]);
+        pickle.extend(b"\x89}tRs.");
+        pickle
+    }
+
+    #[test]
+    fn a_view_past_its_storage_is_refused() {
+        let (name, view) = read(&tensor(12, 2, 4, 3), &[]).unwrap().remove(0);
+        assert_eq!(
+            (name.as_str(), view.offset, view.shape, view.strides),
+            ("w", 2, vec![4], vec![3])
+        );
+        assert!(error(&tensor(12, 3, 4, 3)).contains("does not fit its storage of 12"));
+        assert!(error(&tensor(12, 0, 13, 0)).contains("does not fit its storage of 12"));
+    }
+
     #[test]
     fn views_stay_within_their_storage() {
         let view = |offset, shape: &[usize], strides: &[usize]| View {

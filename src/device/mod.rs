@@ -52,9 +52,13 @@ impl FromStr for DeviceSpec {
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            _ => text.strip_prefix("cuda:").and_then(|n| n.parse().ok()).map(Self::Cuda).ok_or_else(
-                || Error::config("device", format!("got {text:?}, expected auto, cpu or cuda:N")),
-            ),
+            _ => text
+                .strip_prefix("cuda:")
+                .and_then(|n| n.parse().ok())
+                .map(Self::Cuda)
+                .ok_or_else(|| {
+                    Error::config("device", format!("got {text:?}, expected auto, cpu or cuda:N"))
+                }),
         }
     }
 }

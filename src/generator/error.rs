@@ -16,6 +16,14 @@ pub enum Error {
         /// The value, and what is accepted.
         reason: String,
     },
+    /// Files that a model needs are neither in the given folder nor in the Hugging Face cache.
+    #[error("{model}: not on disk: {missing}")]
+    MissingWeights {
+        /// The model's name.
+        model: String,
+        /// Which files.
+        missing: String,
+    },
     /// A checkpoint, LoRA, tokenizer or manifest is not there or cannot be used.
     #[error(transparent)]
     Weights(checkpoint::Error),

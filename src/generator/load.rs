@@ -74,6 +74,11 @@ impl Load<'_> {
         }
     }
 
+    /// Convolutions in 16-bit floats are for GPUs only.
+    fn decoder_dtype(&self) -> DType {
+        if self.device.is_cpu() { DType::F32 } else { self.dtype }
+    }
+
     fn model(&self) -> Result<WanDit> {
         let config = dit_config(self.config.model.architecture);
         let source = self.source(|paths| {
@@ -97,7 +102,7 @@ impl Load<'_> {
         let encoder = self.shapes(|vb| WanEncoder::new(config, vb))?;
         let source = self.source(|paths| Checkpoint::open(&paths.decoder))?;
         let build = |vb| WanDecoder::new(config, vb);
-        let decoder = self.network(source, self.dtype, &encoder, build)?;
+        let decoder = self.network(source, self.decoder_dtype(), &encoder, build)?;
         Ok(Box::new(WanFrameDecoder::new(Arc::new(decoder))))
     }
 
@@ -105,7 +110,7 @@ impl Load<'_> {
         let encoder = self.shapes(|vb| TinyEncoder::new(config, vb))?;
         let source = self.source(|paths| Checkpoint::open(&paths.decoder))?;
         let build = |vb| TinyDecoder::new(config, vb);
-        let decoder = self.network(source, self.dtype, &encoder, build)?;
+        let decoder = self.network(source, self.decoder_dtype(), &encoder, build)?;
         Ok(Box::new(TinyFrameDecoder::new(Arc::new(decoder))))
     }
 

@@ -133,7 +133,8 @@ impl Desk {
         let later = state.scheduled.split_off(&after);
         let scheduled = std::mem::replace(&mut state.scheduled, later).into_values().next_back();
         let soon = state.soon.take_if(|slot| slot.embedding.is_some());
-        let due = scheduled.map(|slot| (slot, true)).into_iter().chain(soon.map(|slot| (slot, false)));
+        let due =
+            scheduled.map(|slot| (slot, true)).into_iter().chain(soon.map(|slot| (slot, false)));
         let Some((slot, scheduled)) = due.max_by_key(|(slot, _)| slot.id) else { return Ok(None) };
         state.current = slot.text;
         Ok(slot.embedding.map(|text| Due { text, scheduled }))

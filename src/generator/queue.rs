@@ -55,7 +55,8 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn pop(&self) -> Popped<T> {
-        let mut state = self.wait_while(|s| s.items.is_empty() && !s.ended && !s.closed && !s.cancelled);
+        let mut state =
+            self.wait_while(|s| s.items.is_empty() && !s.ended && !s.closed && !s.cancelled);
         if state.cancelled {
             return Popped::Cancelled;
         }

@@ -6,6 +6,7 @@ use std::thread::{Builder, JoinHandle};
 
 use candle_core::{Error as Cause, Tensor};
 
+use super::Parts;
 use super::config::Plan;
 use super::error::{Error, Result};
 use super::frames::Frame;
@@ -13,7 +14,6 @@ use super::gate::{Closed, Gate};
 use super::noise::SeededNoise;
 use super::prompt::Desk;
 use super::queue::{Popped, Queue};
-use super::Parts;
 use crate::cascade::{Cascade, PromptPolicy};
 use crate::model::{FrameDecoder, TextContext, TextEncoder, VideoModel};
 
@@ -126,12 +126,7 @@ fn spawn<T: Send + 'static>(
 
 impl Line {
     /// Runs a thread's work; a failure or a panic becomes the last thing that the next thread gets.
-    fn guard<T>(
-        &self,
-        work: &str,
-        out: &Queue<Result<T>>,
-        run: impl FnOnce() -> Result<(), Stop>,
-    ) {
+    fn guard<T>(&self, work: &str, out: &Queue<Result<T>>, run: impl FnOnce() -> Result<(), Stop>) {
         let failure = match catch_unwind(AssertUnwindSafe(run)) {
             Ok(Ok(()) | Err(Stop::Closed)) => return,
             Ok(Err(Stop::Failed(error))) => error,
@@ -157,11 +152,7 @@ fn encode(encoder: &dyn TextEncoder, line: &Line) -> Result<(), Stop> {
     }
 }
 
-fn denoise(
-    model: &Arc<dyn VideoModel>,
-    plan: &Plan,
-    line: &Line,
-) -> Result<(), Stop> {
+fn denoise(model: &Arc<dyn VideoModel>, plan: &Plan, line: &Line) -> Result<(), Stop> {
     let text = |embedding: Result<_, Cause>| -> Result<Arc<TextContext>, Stop> {
         let context = embedding.and_then(|embedding| model.text_context(&embedding));
         context.map(Arc::new).map_err(|cause| failed("encoding a prompt", cause))

@@ -1,6 +1,7 @@
 //! A bounds-checked door to the strided matrix product that candle itself uses.
 #![allow(unsafe_code)] // gemm takes raw pointers; `multiply` checks every extent first
 
+use candle_core::{Result, bail};
 use gemm::{Parallelism, gemm};
 
 /// A matrix inside a slice; element `(i, j)` is `data[i * row_stride + j * col_stride]`.
@@ -14,13 +15,14 @@ pub struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// `rows x cols`, rows `row_stride` elements apart.
-    ///
-    /// # Panics
-    /// When the matrix reaches beyond `data`.
-    pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
-        assert!(reach(rows, cols, row_stride, 1) <= data.len(), "matrix reaches beyond its slice");
-        Self { data, rows, cols, row_stride, col_stride: 1 }
+    /// `rows x cols`, rows `row_stride` elements apart; they may overlap. An error where the last
+    /// row leaves `data`.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Result<Self> {
+        let needed = reach(rows, cols, row_stride);
+        if needed > data.len() {
+            bail!("{rows} rows of {cols}, {row_stride} apart, need {needed}, got {}", data.len())
+        }
+        Ok(Self { data, rows, cols, row_stride, col_stride: 1 })
     }
 
     /// The same elements with rows and columns exchanged.
@@ -40,21 +42,27 @@ pub enum Into {
 }
 
 /// `dst (+)= a · b` on one thread; `dst` is row-major, rows `dst_stride` elements apart.
-///
-/// # Panics
-/// When inner sizes differ or the result does not fit `dst`.
-pub fn multiply(dst: &mut [f32], dst_stride: usize, into: Into, a: Matrix<'_>, b: Matrix<'_>) {
-    assert_eq!(a.cols, b.rows, "inner sizes differ");
-    assert!(b.cols <= dst_stride || a.rows <= 1, "rows of the result overlap");
-    assert!(reach(a.rows, b.cols, dst_stride, 1) <= dst.len(), "result reaches beyond its slice");
-    // SAFETY: `Matrix::new` and the assertions above keep every element that gemm reads or writes
-    // inside its slice, and the borrow checker keeps `dst` apart from `a` and `b`. The number of
-    // elements of a slice fits an isize, so the strides do.
+pub fn multiply(
+    dst: &mut [f32],
+    dst_stride: usize,
+    into: Into,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+) -> Result<()> {
+    let (m, k, n) = (a.rows, a.cols, b.cols);
+    let fits = reach(m, n, dst_stride) <= dst.len() && (n <= dst_stride || m <= 1);
+    if b.rows != k || !fits {
+        bail!("({m}, {k}) times ({}, {n}) does not fit {} numbers", b.rows, dst.len())
+    }
+    // SAFETY: `Matrix::new` and the checks above keep every element that gemm reads or writes
+    // inside its slice (strides are not negative, so the last element is the furthest), and the
+    // borrow checker keeps `dst` apart from `a` and `b`. A stride that is ever followed is smaller
+    // than its slice, whose length fits an isize; the others are not followed.
     unsafe {
         gemm(
-            a.rows,
-            b.cols,
-            a.cols,
+            m,
+            n,
+            k,
             dst.as_mut_ptr(),
             /* dst column stride */ 1,
             /* dst row stride */ dst_stride as isize,
@@ -73,17 +81,16 @@ pub fn multiply(dst: &mut [f32], dst_stride: usize, into: Into, a: Matrix<'_>, b
             Parallelism::None,
         )
     }
+    Ok(())
 }
 
-/// One more than the largest index of a strided matrix; the most there is where that overflows.
-fn reach(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
-    if rows == 0 || cols == 0 {
-        return 0;
+/// One more than the largest index of a matrix of contiguous rows; the most there is where that
+/// overflows.
+fn reach(rows: usize, cols: usize, row_stride: usize) -> usize {
+    match (rows.checked_sub(1), cols) {
+        (None, _) | (_, 0) => 0,
+        (Some(last), _) => last.saturating_mul(row_stride).saturating_add(cols),
     }
-    (rows - 1)
-        .saturating_mul(row_stride)
-        .saturating_add((cols - 1).saturating_mul(col_stride))
-        .saturating_add(1)
 }
 
 #[cfg(test)]
@@ -91,18 +98,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strided_product_by_hand() {
+    fn strided_product_by_hand() -> Result<()> {
         let a = [1.0, 2.0, 9.0, 3.0, 4.0, 9.0]; // [[1, 2], [3, 4]], row stride 3
         let b = [5.0, 7.0, 6.0, 8.0]; // [[5, 6], [7, 8]] transposed
         let mut dst = [1.0; 4];
-        let b = Matrix::new(&b, 2, 2, 2).transposed();
-        multiply(&mut dst, 2, Into::Add, Matrix::new(&a, 2, 2, 3), b);
+        let b = Matrix::new(&b, 2, 2, 2)?.transposed();
+        multiply(&mut dst, 2, Into::Add, Matrix::new(&a, 2, 2, 3)?, b)?;
         assert_eq!(dst, [20.0, 23.0, 44.0, 51.0]);
+        multiply(&mut dst, 2, Into::Replace, Matrix::new(&a, 2, 2, 3)?, b)?;
+        assert_eq!(dst, [19.0, 22.0, 43.0, 50.0]);
+        Ok(())
     }
 
     #[test]
-    #[should_panic(expected = "beyond its slice")]
+    fn rows_may_overlap() -> Result<()> {
+        let (a, b) = ([1.0, 2.0, 3.0], [10.0, 100.0, 1000.0, 10000.0]);
+        let mut dst = [0.0; 4];
+        let (a, b) = (Matrix::new(&a, 2, 2, 1)?, Matrix::new(&b, 2, 2, 2)?);
+        multiply(&mut dst, 2, Into::Replace, a, b)?;
+        assert_eq!(dst, [2010.0, 20100.0, 3020.0, 30200.0]);
+        assert!(multiply(&mut dst[1..], 2, Into::Replace, a, b).is_err());
+        assert!(multiply(&mut [0.0; 9], 1, Into::Replace, a, b).is_err());
+        Ok(())
+    }
+
+    #[test]
     fn a_matrix_cannot_reach_beyond_its_slice() {
-        Matrix::new(&[0.0; 5], 2, 3, 3);
+        assert!(Matrix::new(&[0.0; 5], 2, 3, 3).is_err());
+        assert!(Matrix::new(&[0.0; 5], 2, 3, usize::MAX).is_err());
+        assert!(Matrix::new(&[0.0; 5], 0, 3, 3).is_ok());
+        assert!(Matrix::new(&[0.0; 5], 2, 3, 2).is_ok());
     }
 }

@@ -7,4 +7,3 @@ mod matmul;
 pub mod norm;
 pub mod rope;
 pub mod simd;
-pub mod cpu;

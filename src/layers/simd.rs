@@ -2,11 +2,16 @@
 //!
 //! Plain loops that the compiler vectorises; `pulp` picks the widest set that the machine has.
 
-use candle_core::{CpuStorage, DType, Device, Result, Storage, Tensor, bail};
+use candle_core::{DType, Result, Storage, Tensor, bail};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
-/// Elements that one task of the thread pool takes: small enough for a core's first-level cache.
-const CHUNK: usize = 8 * 1024;
+/// Numbers that one task of the thread pool takes: in and out together fit a core's second-level
+/// cache.
+const TASK: usize = 64 * 1024;
+
+/// Smallest norm that a pixel is divided by, as in `torch.nn.functional.normalize`.
+const MIN_NORM: f32 = 1e-12;
 
 /// `e^x`, relative error below 2e-7 over the normal range; 0 below it, finite above it.
 ///
@@ -44,17 +49,86 @@ pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
-/// Applies `f` to every element in parallel; `f` should be `#[inline(always)]`.
-pub fn map(x: &Tensor, f: impl Fn(f32) -> f32 + Sync + Copy) -> Result<Tensor> {
-    let mut out = to_vec(x)?;
-    let arch = pulp::Arch::new();
-    out.par_chunks_mut(CHUNK).for_each(|chunk| {
-        arch.dispatch(
-            #[inline(always)]
-            || chunk.iter_mut().for_each(|v| *v = f(*v)),
-        )
-    });
-    Tensor::from_vec(out, x.shape(), &Device::Cpu)
+/// Applies `f` to every element; `f` should be `#[inline(always)]`.
+pub fn map(xs: &Tensor, f: impl Fn(f32) -> f32 + Sync + Copy) -> Result<Tensor> {
+    map_runs(xs, TASK, |src, dst| Arch::new().dispatch(Map { src, dst, f }))
+}
+
+/// `silu(x / max(|x|, 1e-12) * sqrt(channels) * gamma)` over the last dimension of `xs`; `gamma` is
+/// `(channels,)`. Reads and writes memory once.
+pub fn rms_norm_silu(xs: &Tensor, gamma: &Tensor) -> Result<Tensor> {
+    let channels = gamma.elem_count();
+    if xs.dims().last() != Some(&channels) || channels == 0 {
+        bail!("expected {channels} channels last, got {:?}", xs.shape())
+    }
+    with_slice(gamma, |gamma| {
+        let run = TASK.next_multiple_of(channels);
+        map_runs(xs, run, |src, dst| Arch::new().dispatch(NormSilu { src, dst, gamma }))
+    })
+}
+
+/// A new tensor whose runs of `run` numbers are each `f` of the same run of `xs`, in parallel.
+fn map_runs(xs: &Tensor, run: usize, f: impl Fn(&[f32], &mut [f32]) + Sync) -> Result<Tensor> {
+    let ys = with_slice(xs, |xs| {
+        let mut ys = vec![0f32; xs.len()];
+        ys.par_chunks_mut(run).zip(xs.par_chunks(run)).for_each(|(dst, src)| f(src, dst));
+        Ok(ys)
+    })?;
+    Tensor::from_vec(ys, xs.shape(), xs.device())
+}
+
+/// A run of numbers to map; a type and not a closure, so that it is sure to be inlined into the code
+/// for each instruction set.
+struct Map<'a, F> {
+    src: &'a [f32],
+    dst: &'a mut [f32],
+    f: F,
+}
+
+impl<F: Fn(f32) -> f32> WithSimd for Map<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        self.dst.iter_mut().zip(self.src).for_each(|(y, &x)| *y = (self.f)(x));
+    }
+}
+
+/// A run of pixels to normalise.
+struct NormSilu<'a> {
+    src: &'a [f32],
+    dst: &'a mut [f32],
+    gamma: &'a [f32],
+}
+
+impl WithSimd for NormSilu<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        let channels = self.gamma.len();
+        let root = (channels as f32).sqrt();
+        let pixels = self.src.chunks_exact(channels).zip(self.dst.chunks_exact_mut(channels));
+        for (x, y) in pixels {
+            let scale = root / sum_of_squares(x).sqrt().max(MIN_NORM);
+            for ((y, &x), &gamma) in y.iter_mut().zip(x).zip(self.gamma) {
+                *y = silu(x * scale * gamma);
+            }
+        }
+    }
+}
+
+/// Sixteen partial sums, so that the loop has no dependency between neighbours.
+#[inline(always)]
+fn sum_of_squares(xs: &[f32]) -> f32 {
+    let (chunks, rest) = xs.as_chunks::<16>();
+    let mut lanes = [0f32; 16];
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane += x * x;
+        }
+    }
+    lanes.iter().sum::<f32>() + rest.iter().map(|&x| x * x).sum::<f32>()
 }
 
 /// Whether the fast paths of this crate take `x`: f32 in the host's memory.
@@ -62,22 +136,21 @@ pub fn is_host_f32(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-/// Calls `f` with the elements of a contiguous f32 tensor in the host's memory, not copied.
-pub fn with_slice<T>(x: &Tensor, f: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
-    let (storage, layout) = x.storage_and_layout();
+/// Lends the numbers of an f32 tensor in the host's memory, row-major, to `f`; they are copied only
+/// where they are not contiguous.
+pub fn with_slice<R>(xs: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+    let xs = xs.contiguous()?;
+    let (storage, layout) = xs.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(CpuStorage::F32(data)), Some((start, end))) => f(&data[start..end]),
-        _ => bail!("expected contiguous f32 on the cpu, got {:?} {layout:?}", x.dtype()),
+        (Storage::Cpu(storage), Some((start, end))) => f(&storage.as_slice::<f32>()?[start..end]),
+        _ => bail!("expected a tensor on the cpu, got {:?}", xs.device().location()),
     }
-}
-
-fn to_vec(x: &Tensor) -> Result<Vec<f32>> {
-    with_slice(&x.contiguous()?, |data| Ok(data.to_vec()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use candle_core::Device;
 
     #[test]
     fn exp_is_close_to_the_library() {
@@ -96,6 +169,21 @@ mod tests {
         let difference = |a: &Tensor, b: &Tensor| (a - b)?.abs()?.max(0)?.to_scalar::<f32>();
         assert!(difference(&map(&x, gelu_tanh)?, &x.gelu()?)? < 2e-6);
         assert!(difference(&map(&x, silu)?, &x.silu()?)? < 2e-6);
+        Ok(())
+    }
+
+    #[test]
+    fn norm_silu_of_a_hand_sized_pixel() -> Result<()> {
+        let xs = Tensor::new(&[[3f32, 4.], [0., 0.]], &Device::Cpu)?;
+        let gamma = Tensor::new(&[1f32, -0.5], &Device::Cpu)?;
+        let ys = rms_norm_silu(&xs, &gamma)?.to_vec2::<f32>()?;
+        let silu = |x: f64| x / (1. + (-x).exp());
+        let expected = [silu(0.6 * 2f64.sqrt()), silu(-0.4 * 2f64.sqrt())];
+        for (y, e) in ys[0].iter().zip(expected) {
+            assert!((f64::from(*y) - e).abs() < 1e-6, "{y} expected {e}");
+        }
+        assert_eq!(ys[1], [0., 0.]);
+        assert!(rms_norm_silu(&xs, &gamma.narrow(0, 0, 1)?).is_err());
         Ok(())
     }
 }

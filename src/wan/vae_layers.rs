@@ -6,8 +6,9 @@
 use candle_core::{D, Result, Tensor};
 use candle_nn::VarBuilder;
 
+use crate::layers::attention::attend;
 use crate::layers::conv::{Conv, Geometry};
-use crate::layers::cpu;
+use crate::layers::simd;
 use crate::model::{Interrupt, Kv};
 
 /// Frames that a kernel of three frames needs of the past (upstream `CACHE_T`).
@@ -122,8 +123,8 @@ impl RmsNorm {
 
     /// The norm followed by SiLU; one pass over memory where the CPU path serves.
     pub(super) fn forward_silu(&self, xs: &Tensor) -> Result<Tensor> {
-        if cpu::serves(xs.device(), xs.dtype()) {
-            return cpu::rms_norm_silu(xs, &self.gamma);
+        if simd::is_host_f32(xs) {
+            return simd::rms_norm_silu(xs, &self.gamma);
         }
         self.forward(xs)?.silu()
     }
@@ -195,17 +196,6 @@ impl FrameAttention {
         let ys = attend(&part(0)?, &[kv], 1)?.reshape((frames, height, width, channels))?;
         self.proj.forward_add(None, &ys, xs)
     }
-}
-
-// replaced by layers::attention::attend
-fn attend(q: &Tensor, keys: &[Kv], _last_count: usize) -> Result<Tensor> {
-    let heads_first = |xs: &Tensor| xs.transpose(1, 2)?.contiguous(); // (b, heads, n, d)
-    let k = Tensor::cat(&keys.iter().map(|kv| &kv.k).collect::<Vec<_>>(), 1)?;
-    let v = Tensor::cat(&keys.iter().map(|kv| &kv.v).collect::<Vec<_>>(), 1)?;
-    let scale = (q.dim(D::Minus1)? as f64).powf(-0.5);
-    let scores = (heads_first(q)?.matmul(&heads_first(&k)?.t()?)? * scale)?;
-    let weights = candle_nn::ops::softmax_last_dim(&scores)?;
-    heads_first(&weights.matmul(&heads_first(&v)?)?)
 }
 
 /// Residual, attention, residual: between the encoder's or decoder's ends.

@@ -69,7 +69,8 @@ pub fn check_first_block(fixture: &Fixture, report: &mut Report) -> Result<()> {
     let model = WanDit::new(&fixture.config()?, fixture.weights()?)?;
     let text = model.text_context(&TextEmbedding(fixture.tensor("prompt_embeds")?.clone()))?;
     let latent = fixture.tensor("latent")?;
-    let timestep = f64::from(fixture.tensor("timestep")?.flatten_all()?.get(0)?.to_scalar::<f32>()?);
+    let timestep =
+        f64::from(fixture.tensor("timestep")?.flatten_all()?.get(0)?.to_scalar::<f32>()?);
     let timesteps = vec![timestep; latent.dim(0)?];
     let block = DenoiseInput { latent, first_frame: 0, timesteps: &timesteps, text: &text };
     let flows = model.predict_flow(&[block], &mut Alone)?;

@@ -13,8 +13,12 @@ pub fn check(fixture: &Fixture, report: &mut Report) -> Result<()> {
     let ids = fixture.tensor("ids")?.to_vec2::<i64>()?;
     let mask = fixture.tensor("mask")?.to_vec2::<i64>()?;
     let embeds = ids.iter().zip(&mask).map(|(ids, mask)| {
-        let real: Vec<u32> =
-            ids.iter().zip(mask).filter(|(_, mask)| **mask != 0).map(|(id, _)| *id as u32).collect();
+        let real: Vec<u32> = ids
+            .iter()
+            .zip(mask)
+            .filter(|(_, mask)| **mask != 0)
+            .map(|(id, _)| *id as u32)
+            .collect();
         let embed = encoder.forward(&real, &Interrupt::default())?;
         Ok(embed.pad_with_zeros(0, 0, ids.len() - real.len())?)
     });

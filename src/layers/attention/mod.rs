@@ -26,6 +26,9 @@ pub fn attend(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<Tensor> {
 
 fn check(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<()> {
     let (b, _, heads, d) = q.dims4()?;
+    if q.elem_count() == 0 {
+        bail!("attention needs a query, got {:?}", q.dims());
+    }
     for Kv { k, v } in keys {
         let (kb, _, k_heads, k_dim) = k.dims4()?;
         if (kb, k_heads, k_dim) != (b, heads, d) || k.dims() != v.dims() {

@@ -3,7 +3,8 @@
 //! A task takes a run of queries through all heads, so its results are one run of the output. Keys
 //! and values are read in place, from as many pieces as there are.
 
-use candle_core::{Device, Result, Tensor};
+use candle_core::{Device, Error, Result, Tensor};
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::layers::matmul::{Into, Matrix, multiply};
@@ -27,7 +28,7 @@ pub(super) fn attend(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<Tenso
         .collect::<Result<Vec<_>>>()?;
     let mut out = vec![0f32; batch * n * heads * d];
     let sizes = Sizes { n, heads, d, last_bias: (last_count as f32).ln() };
-    with_slice(&q, |q| with_pieces(&keys, &[], &mut |k| Ok(sizes.run(q, k, &mut out))))?;
+    with_slice(&q, |q| with_pieces(&keys, &[], &mut |k| sizes.run(q, k, &mut out)))?;
     Tensor::from_vec(out, (batch, n, heads, d), &Device::Cpu)
 }
 
@@ -63,7 +64,7 @@ struct Sizes {
 }
 
 impl Sizes {
-    fn run(&self, q: &[f32], keys: &[Piece<'_>], out: &mut [f32]) {
+    fn run(&self, q: &[f32], keys: &[Piece<'_>], out: &mut [f32]) -> Result<()> {
         let row = self.heads * self.d;
         let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
         let queries = self.n.div_ceil(tasks).clamp(QUERIES / 4, QUERIES);
@@ -71,17 +72,18 @@ impl Sizes {
             q.chunks(self.n * row).zip(out.chunks_mut(self.n * row)).enumerate()
         {
             let keys: Vec<_> = keys.iter().map(|piece| piece.of_batch(batch, row)).collect();
-            out.par_chunks_mut(queries * row).zip(q.par_chunks(queries * row)).for_each_init(
-                || Scratch::new(queries, self.d),
-                |scratch, (out, q)| {
-                    for head in 0..self.heads {
-                        scratch.start(self, head, q);
-                        scratch.attend(self, head, &keys);
-                        scratch.finish(self, head, out);
-                    }
-                },
-            );
+            let tasks = out.par_chunks_mut(queries * row).zip(q.par_chunks(queries * row));
+            let scratch = || Scratch::new(queries, self.d);
+            tasks.try_for_each_init(scratch, |scratch, (out, q)| {
+                (0..self.heads).try_for_each(|head| {
+                    scratch.start(self, head, q);
+                    scratch.attend(self, head, &keys)?;
+                    scratch.finish(self, head, out);
+                    Ok::<_, Error>(())
+                })
+            })?;
         }
+        Ok(())
     }
 }
 
@@ -126,25 +128,26 @@ impl Scratch {
         self.total.fill(0.0);
     }
 
-    fn attend(&mut self, sizes: &Sizes, head: usize, keys: &[Piece<'_>]) {
-        let arch = pulp::Arch::new();
+    fn attend(&mut self, sizes: &Sizes, head: usize, keys: &[Piece<'_>]) -> Result<()> {
+        let arch = Arch::new();
         let (d, row) = (sizes.d, sizes.heads * sizes.d);
         for (index, piece) in keys.iter().enumerate() {
             for start in (0..piece.tokens).step_by(KEYS) {
                 let tokens = KEYS.min(piece.tokens - start);
                 let at = start * row + head * d;
-                let q = Matrix::new(&self.q, self.rows, d, d);
-                let k = Matrix::new(&piece.k[at..], tokens, d, row);
-                multiply(&mut self.scores, KEYS, Into::Replace, q, k.transposed());
+                let q = Matrix::new(&self.q, self.rows, d, d)?;
+                let k = Matrix::new(&piece.k[at..], tokens, d, row)?;
+                multiply(&mut self.scores, KEYS, Into::Replace, q, k.transposed())?;
                 if index + 1 == keys.len() && start + tokens == piece.tokens {
                     self.add_to_column(tokens - 1, sizes.last_bias);
                 }
-                arch.dispatch(|| self.weigh(tokens, d));
-                let p = Matrix::new(&self.scores, self.rows, tokens, KEYS);
-                let v = Matrix::new(&piece.v[at..], tokens, d, row);
-                multiply(&mut self.sum, d, Into::Add, p, v);
+                arch.dispatch(Weigh { scratch: self, tokens, d });
+                let p = Matrix::new(&self.scores, self.rows, tokens, KEYS)?;
+                let v = Matrix::new(&piece.v[at..], tokens, d, row)?;
+                multiply(&mut self.sum, d, Into::Add, p, v)?;
             }
         }
+        Ok(())
     }
 
     fn add_to_column(&mut self, column: usize, bias: f32) {
@@ -175,6 +178,22 @@ impl Scratch {
         for ((out, sum), total) in rows {
             out[head * d..][..d].iter_mut().zip(sum).for_each(|(out, sum)| *out = sum / total);
         }
+    }
+}
+
+/// [`Scratch::weigh`] for each instruction set; closures are not sure to be inlined.
+struct Weigh<'a> {
+    scratch: &'a mut Scratch,
+    tokens: usize,
+    d: usize,
+}
+
+impl WithSimd for Weigh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _simd: S) {
+        self.scratch.weigh(self.tokens, self.d);
     }
 }
 

@@ -14,7 +14,8 @@ use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
 use super::{Activation, Conv, Extent, Input};
-use crate::layers::cpu::{self, Rows};
+use crate::layers::matmul::{Into, Matrix, multiply};
+use crate::layers::simd::with_slice;
 
 /// Windows in one product: enough to pay for gemm's packing of the weights, few enough for L2.
 const TILE_WINDOWS: usize = 512;
@@ -27,11 +28,11 @@ pub(super) fn forward(
 ) -> Result<Tensor> {
     let (_, height, width, _) = input.xs.dims4()?;
     let empty = Tensor::zeros(0, input.xs.dtype(), input.xs.device())?;
-    let output = cpu::with_slice(input.xs, |xs| {
-        cpu::with_slice(input.past.unwrap_or(&empty), |past| {
-            cpu::with_slice(input.residual.unwrap_or(&empty), |residual| {
-                cpu::with_slice(weight, |weight| {
-                    cpu::with_slice(&conv.bias, |bias| {
+    let output = with_slice(input.xs, |xs| {
+        with_slice(input.past.unwrap_or(&empty), |past| {
+            with_slice(input.residual.unwrap_or(&empty), |residual| {
+                with_slice(weight, |weight| {
+                    with_slice(&conv.bias, |bias| {
                         let frame_len = height * width * conv.shape.inputs;
                         let frames = std::iter::repeat_n(None, extent.zeros)
                             .chain(past.chunks_exact(frame_len).map(Some))
@@ -150,13 +151,13 @@ impl Tiles<'_> {
             _ => (rows, self.row_windows()),
         };
         for (k, weight) in tap.chunks_exact(depth * shape.outputs).enumerate() {
-            let weight = Rows::new(weight, depth, shape.outputs, shape.outputs)?;
+            let weight = Matrix::new(weight, depth, shape.outputs, shape.outputs)?;
             for row in 0..products {
                 let window = &scratch.window[(row * stride + k) * row_len..];
-                let window = Rows::new(window, windows, depth, stride * shape.inputs)?;
+                let window = Matrix::new(window, windows, depth, stride * shape.inputs)?;
                 let start = row * windows * shape.outputs;
                 let sum = &mut scratch.sum[start..start + windows * shape.outputs];
-                cpu::add_matmul(sum, window, weight)?;
+                multiply(sum, shape.outputs, Into::Add, window, weight)?;
             }
         }
         Ok(())

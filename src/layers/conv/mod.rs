@@ -10,7 +10,7 @@ mod plain;
 
 use candle_core::{Result, Tensor, bail};
 
-use super::cpu;
+use super::simd::is_host_f32;
 
 /// How the kernel moves over its input; the same in both spatial directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,8 +92,8 @@ struct Input<'a> {
 impl Conv {
     /// From a PyTorch kernel, `(out, in, frames, rows, columns)`, and its bias, `(out,)`.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, geometry: Geometry) -> Result<Self> {
-        let fast = cpu::serves(weight.device(), weight.dtype());
-        Self::with_kernel(weight, bias, geometry, if fast { pack } else { plain::taps })
+        let kernel = if is_host_f32(weight) { pack } else { plain::taps };
+        Self::with_kernel(weight, bias, geometry, kernel)
     }
 
     fn with_kernel(
@@ -120,11 +120,6 @@ impl Conv {
     /// The same convolution, followed by `activation`.
     pub fn then(self, activation: Activation) -> Self {
         Self { activation, ..self }
-    }
-
-    /// Frames of the past that an output looks at.
-    pub fn reach(&self) -> usize {
-        self.shape.frames - 1
     }
 
     /// Convolves `xs`, `(frames, height, width, in)`, to `(frames out, height out, width out, out)`.
