@@ -14,6 +14,10 @@ use crate::print;
 
 /// How many names are shown from either end of the list.
 const SHOWN: usize = 4;
+/// Where the names of what only the training of LongLive uses start.
+const CRITIC: &str = "critic_lora.";
+/// Where the names of a transformer's layers start.
+const LAYERS: &str = "blocks.";
 /// How the names of a LoRA's lower half end: PEFT's, and those of Kohya's trainers.
 const LORA_ENDS: [&str; 3] = [".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight"];
 
@@ -215,7 +219,9 @@ fn shared(network: &Network, error: &Error) -> usize {
 fn lora_modules(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
     let module = |tensor: TensorInfo<'_>| {
         let module = LORA_ENDS.iter().find_map(|end| tensor.name.strip_suffix(end))?;
-        Some((module.to_owned(), *tensor.shape.last()?))
+        let module = (!module.starts_with(CRITIC)).then_some(module)?;
+        let layer = module.find(LAYERS).map_or(module, |start| &module[start..]);
+        Some((layer.to_owned(), *tensor.shape.last()?))
     };
     checkpoint.tensors().filter_map(module).collect()
 }

@@ -45,10 +45,14 @@ struct Model<'a> {
 }
 
 impl Model<'_> {
-    /// Bytes to fetch, as far as they are known; small decoders aside.
-    fn download(&self) -> u64 {
+    /// Sizes of the files to fetch, as far as they are known; small decoders aside.
+    fn sizes(&self) -> impl Iterator<Item = Option<u64>> {
         let needed = self.files.iter().filter(|located| roles::is_needed(located.file.role));
-        needed.filter_map(|located| located.file.size).sum()
+        needed.map(|located| located.file.size)
+    }
+
+    fn download(&self) -> u64 {
+        self.sizes().flatten().sum()
     }
 
     fn text(&self) -> String {
@@ -68,7 +72,8 @@ impl Model<'_> {
             row("files", "none: runs on random weights, and its picture is noise".to_owned());
             return text;
         }
-        row("to fetch", BinaryBytes(self.download()).to_string());
+        let least = if self.sizes().any(|size| size.is_none()) { "more than " } else { "" };
+        row("to fetch", format!("{least}{}", BinaryBytes(self.download())));
         for located in &self.files {
             row(roles::name(located.file.role), place(located));
         }

@@ -28,8 +28,6 @@ pub struct Args {
     #[arg(long, default_value = "pocket")]
     model: String,
     #[command(flatten)]
-    weights: WeightArgs,
-    #[command(flatten)]
     length: LengthArgs,
     /// Size of the frames, in multiples of 16 [default: the model's]
     #[arg(long, value_name = "WxH")]
@@ -37,8 +35,6 @@ pub struct Args {
     /// The same seed gives the same frames
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    #[command(flatten)]
-    cascade: CascadeArgs,
     /// Which network makes frames of latents
     #[arg(long, value_enum, default_value_t)]
     decoder: Decoder,
@@ -54,6 +50,11 @@ pub struct Args {
     /// Overwrites what is there
     #[arg(long)]
     pub force: bool,
+    // Last, because what follows a group of flags would be listed under its heading.
+    #[command(flatten)]
+    cascade: CascadeArgs,
+    #[command(flatten)]
+    weights: WeightArgs,
 }
 
 /// How blocks are made.

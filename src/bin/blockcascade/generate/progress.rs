@@ -66,14 +66,15 @@ impl Progress {
     pub fn finish(&self, output: &Path) {
         self.bar.finish_and_clear();
         let Some(first) = self.first else { return };
-        let (made, elapsed) = (self.made, self.elapsed().as_secs_f64());
+        let (made, elapsed) = (self.made as f64, self.elapsed().as_secs_f64());
+        let output =
+            if output == "-" { "standard output".into() } else { output.display().to_string() };
         eprintln!(
-            "{made} frames of {} ({:.1} s) to {} in {elapsed:.1} s: {:.1} frames/s, the first \
-             after {:.2} s",
+            "{output}: {:.2} s of {}, frames: {made}, made in {elapsed:.1} s ({:.1} a second), \
+             the first after {:.2} s",
+            made / f64::from(self.frames_per_second),
             self.size,
-            made as f64 / f64::from(self.frames_per_second),
-            output.display(),
-            made as f64 / elapsed,
+            made / elapsed,
             first.as_secs_f64(),
         );
     }

@@ -42,7 +42,6 @@ impl WeightArgs {
             return Ok(WeightsSource::Random { seed });
         }
         if model.files.is_empty() {
-            eprintln!("{} is not trained yet: on random weights, the picture is noise", model.name);
             return Ok(WeightsSource::Random { seed: 0 });
         }
         let mut search = Search { model, folder: self.folder.as_deref(), missing: Vec::new() };
@@ -55,19 +54,9 @@ impl WeightArgs {
             loras,
             text_encoder: search.find(Role::TextEncoder, self.weights_text_encoder.as_deref()),
             tokenizer: search.find(Role::Tokenizer, self.weights_tokenizer.as_deref()),
-            decoder: search.find(role(decoder), self.weights_decoder.as_deref()),
+            decoder: search.find(decoder.role(), self.weights_decoder.as_deref()),
         };
         search.done().map(|()| WeightsSource::Files(paths))
-    }
-}
-
-/// The file of a decoder.
-fn role(decoder: Decoder) -> Role {
-    match decoder {
-        Decoder::Full => Role::Vae,
-        Decoder::Light => Role::LightVae,
-        Decoder::Tiny => Role::Taehv,
-        Decoder::LightTiny => Role::LightTaehv,
     }
 }
 
