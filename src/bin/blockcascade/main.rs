@@ -1,1 +1,99 @@
-fn main() {}
+//! `blockcascade`: which models there are, how to get them, what a file holds, and prompts to video.
+
+mod fetch;
+mod generate;
+mod inspect;
+mod models;
+mod networks;
+mod roles;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use gstblockcascade::{checkpoint, generator};
+
+/// Exit code of a program that Ctrl-C ended: 128 and the signal's number.
+const INTERRUPTED: u8 = 130;
+
+/// Live block-causal video diffusion with Block Cascading.
+#[derive(Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Models(models::Args),
+    Fetch(fetch::Args),
+    Inspect(inspect::Args),
+    Generate(Box<generate::Args>),
+}
+
+fn main() -> ExitCode {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("warn")).init();
+    let done = match Cli::parse().command {
+        Command::Models(args) => models::run(&args),
+        Command::Fetch(args) => fetch::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Generate(args) => generate::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has seen enough.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_cancelled(&error) => {
+            eprintln!("interrupted");
+            ExitCode::from(INTERRUPTED)
+        }
+        Err(error) => {
+            eprintln!("error: {}", one_line(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The error and its causes, without what an outer one says already.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain() {
+        let text = cause.to_string();
+        let text = text.lines().next().unwrap_or_default();
+        if line.is_empty() {
+            line.push_str(text);
+        } else if !line.contains(text) {
+            line.push_str(": ");
+            line.push_str(text);
+        }
+    }
+    line
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let cause = error.downcast_ref::<io::Error>();
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}
+
+fn is_cancelled(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(generator::Error::Cancelled))
+}
+
+/// Writes a command's answer to standard output.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// A model by its name, or by the file of its manifest.
+fn manifest(model: &str) -> Result<checkpoint::Manifest, generator::Error> {
+    let is_file = model.ends_with(".toml");
+    let manifest = if is_file {
+        checkpoint::Manifest::read(model)
+    } else {
+        checkpoint::Manifest::named(model)
+    };
+    Ok(manifest?)
+}

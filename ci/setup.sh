@@ -1,0 +1,78 @@
+#!/bin/sh
+# Installs what a fresh Debian or Ubuntu lacks to build and test this crate: GStreamer's headers and
+# tools, a C toolchain, Rust. Installs only what is missing, and says nothing where nothing is.
+set -eu
+
+RUST=1.92
+
+stop() {
+    echo "ci/setup.sh: $1" >&2
+    exit 1
+}
+
+as_root() {
+    if [ "$(id -u)" -eq 0 ]; then
+        "$@"
+    else
+        command -v sudo >/dev/null || stop "cannot run '$*': neither root nor sudo"
+        sudo "$@"
+    fi
+}
+
+# A Debian package for everything that a program or a header is missing from.
+lacking() {
+    command -v cc >/dev/null || echo build-essential
+    command -v pkg-config >/dev/null || echo pkg-config
+    header gstreamer-1.0 || echo libgstreamer1.0-dev
+    header gstreamer-video-1.0 || echo libgstreamer-plugins-base1.0-dev
+    command -v gst-inspect-1.0 >/dev/null || echo gstreamer1.0-tools
+    plugin || echo gstreamer1.0-plugins-base
+    command -v cargo >/dev/null || command -v curl >/dev/null || echo curl ca-certificates
+}
+
+header() {
+    pkg-config --atleast-version=1.22 "$1" 2>/dev/null
+}
+
+plugin() {
+    gst-inspect-1.0 --exists videotestsrc 2>/dev/null
+}
+
+install_packages() {
+    command -v apt-get >/dev/null ||
+        stop "only Debian and Ubuntu are known here; install what these packages hold: $*"
+    echo "ci/setup.sh: installing $*"
+    export DEBIAN_FRONTEND=noninteractive
+    as_root apt-get -qq update
+    as_root apt-get -qq install --yes --no-install-recommends "$@" >/dev/null
+}
+
+# Links into /usr/local/bin, because the shell that called this one has its PATH already.
+install_rust() {
+    echo "ci/setup.sh: installing Rust by rustup"
+    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
+        sh -s -- -y --quiet --no-modify-path --profile default
+    for program in cargo rustc rustdoc rustfmt rustup cargo-fmt cargo-clippy clippy-driver; do
+        as_root ln -sf "${CARGO_HOME:-$HOME/.cargo}/bin/$program" "/usr/local/bin/$program"
+    done
+}
+
+check_rust() {
+    have=$(rustc --version | cut -d ' ' -f 2)
+    oldest=$(printf '%s\n' "$RUST" "$have" | sort -V | head -n 1)
+    [ "$oldest" = "$RUST" ] || stop "expected Rust $RUST or later, got $have: try 'rustup update'"
+    for component in clippy rustfmt; do
+        cargo "${component#rust}" --version >/dev/null 2>&1 ||
+            rustup --quiet component add "$component" ||
+            stop "cannot add $component to Rust"
+    done
+}
+
+cd "$(dirname "$0")/.."
+packages=$(lacking)
+# shellcheck disable=SC2086 # one word for each package
+[ -z "$packages" ] || install_packages $packages
+still=$(lacking)
+[ -z "$still" ] || stop "installed, but still lacking: $(echo $still); GStreamer 1.22 is needed"
+command -v cargo >/dev/null || install_rust
+check_rust

@@ -1,0 +1,75 @@
+#!/bin/sh
+# Everything that must hold before a change is merged, quick checks first. Stops at the first failure.
+# Optimised builds only, so that dependencies are compiled once. CI_DENY=1 adds cargo-deny.
+set -eu
+cd "$(dirname "$0")/.."
+
+export CARGO_TERM_COLOR="${CARGO_TERM_COLOR:-always}" RUST_BACKTRACE=1 G_DEBUG=fatal_warnings
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+begun=$(date +%s)
+
+# step NAME COMMAND...: a heading, the command, and how long it took.
+step() {
+    name=$1 start=$(date +%s)
+    shift
+    printf '\n== %s\n' "$name"
+    if ! "$@"; then
+        printf 'FAILED: %s\n' "$name" >&2
+        exit 1
+    fi
+    printf -- '-- %s s\n' $(($(date +%s) - start))
+}
+
+lint() {
+    cargo clippy --release --all-targets "$@" -- -D warnings
+}
+
+document() {
+    RUSTDOCFLAGS="-D warnings -D rustdoc::all" cargo doc --release --no-deps --lib "$@"
+}
+
+# The plugin loads, under its own licence, and none was refused.
+inspect_plugin() {
+    export GST_PLUGIN_PATH="$PWD/target/release" GST_REGISTRY="$scratch/registry.bin"
+    gst-inspect-1.0 blockcascade
+    ! gst-inspect-1.0 --print-blacklist | grep -i blockcascade
+}
+
+run_examples() {
+    for example in examples/*.rs; do
+        cargo run --release --example "$(basename "$example" .rs)" || return 1
+    done
+}
+
+first_command() {
+    cargo run --release -- generate "a red ball bounces on a beach" --seconds 2 -o "$scratch/demo.y4m"
+    test -s "$scratch/demo.y4m"
+}
+
+# Advisories need the network, and may break a build that was good yesterday: on request only.
+deny() {
+    if [ "${CI_DENY:-}" = 1 ]; then
+        cargo deny --version >/dev/null 2>&1 || cargo install --quiet --locked cargo-deny
+        cargo deny --all-features check
+    elif cargo deny --version >/dev/null 2>&1; then
+        cargo deny --all-features --offline check bans licenses sources
+    else
+        echo "skipped: no cargo-deny here; CI_DENY=1 installs it"
+    fi
+}
+
+step "what the machine lacks" ci/setup.sh
+step "format" cargo fmt --check
+step "who may name whom" ci/arrows.sh
+step "lints, generator only" lint --no-default-features
+step "lints, default features" lint
+step "lints, with hub" lint --features hub
+step "documentation" document
+step "tests, generator only" cargo test --release --no-default-features
+step "tests, all that builds here" cargo test --release --features hub
+step "the plugin loads" inspect_plugin
+step "examples" run_examples
+step "the README's first command" first_command
+step "licences and advisories of dependencies" deny
+printf '\nall passed in %s s\n' $(($(date +%s) - begun))

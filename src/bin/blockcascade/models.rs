@@ -1,0 +1,187 @@
+//! `models`: what is known, what it needs, what of it is on disk.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use anyhow::Result;
+use gstblockcascade::checkpoint::{Architecture, Located, Manifest, Preset};
+use gstblockcascade::wan::dit_config;
+use indicatif::BinaryBytes;
+use serde_json::{Value, json};
+
+use crate::{networks, print, roles};
+
+/// Lists the known models: licence, files, memory, and what is on disk.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Looks for files here too, besides the cache that Hugging Face tools share
+    #[arg(long, value_name = "DIR")]
+    folder: Option<PathBuf>,
+    /// Prints JSON, sizes in bytes
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &Args) -> Result<()> {
+    let models = Manifest::names().map(Manifest::named).collect::<Result<Vec<_>, _>>()?;
+    let models = models.iter().map(|manifest| {
+        let memory = Memory::of(manifest)?;
+        Ok(Model { manifest, memory, files: manifest.locate(args.folder.as_deref()) })
+    });
+    let models: Vec<Model<'_>> = models.collect::<Result<_>>()?;
+    if args.json {
+        let list: Vec<_> = models.iter().map(Model::json).collect();
+        return print(&format!("{:#}\n", Value::from(list)));
+    }
+    let texts: Vec<_> = models.iter().map(Model::text).collect();
+    print(&texts.join("\n"))
+}
+
+struct Model<'a> {
+    manifest: &'a Manifest,
+    memory: Memory,
+    files: Vec<Located<'a>>,
+}
+
+impl Model<'_> {
+    /// Sizes of the files to fetch, as far as they are known; small decoders aside.
+    fn sizes(&self) -> impl Iterator<Item = Option<u64>> {
+        let needed = self.files.iter().filter(|located| roles::is_needed(located.file.role));
+        needed.map(|located| located.file.size)
+    }
+
+    fn download(&self) -> u64 {
+        self.sizes().flatten().sum()
+    }
+
+    fn text(&self) -> String {
+        let Manifest { name, description, licence, preset, .. } = self.manifest;
+        let Preset { width, height, fps, frames_per_block, window, sink, .. } = preset;
+        let mut text = format!("{name}: {description}\n");
+        let mut row = |field: &str, value: String| {
+            // Writing to a string does not fail.
+            let _ = writeln!(text, "  {field:<13} {value}");
+        };
+        row("licence", licence.spdx.clone());
+        let history =
+            format!("window {window}, sink {sink} blocks of {frames_per_block} latent frames");
+        row("native", format!("{width}x{height} at {fps} frames per second, {history}"));
+        row("memory", self.memory.text());
+        if self.files.is_empty() {
+            row("files", "none: runs on random weights, and its picture is noise".to_owned());
+            return text;
+        }
+        let least = if self.sizes().any(|size| size.is_none()) { "more than " } else { "" };
+        row("to fetch", format!("{least}{}", BinaryBytes(self.download())));
+        for located in &self.files {
+            row(roles::name(located.file.role), place(located));
+        }
+        text
+    }
+
+    fn json(&self) -> Value {
+        let Manifest { name, description, licence, preset, .. } = self.manifest;
+        let Preset { width, height, fps, frames_per_block, window, sink, .. } = preset;
+        let files: Vec<_> = self.files.iter().map(file_json).collect();
+        json!({
+            "name": name,
+            "description": description,
+            "licence": { "spdx": licence.spdx, "note": licence.note },
+            "preset": {
+                "width": width, "height": height, "fps": fps, "window": window, "sink": sink,
+                "frames_per_block": frames_per_block, "denoising_steps": preset.denoising_steps,
+            },
+            "download": self.download(),
+            "memory": {
+                "transformer": { "parameters": self.memory.transformer },
+                "text_encoder": { "parameters": self.memory.text_encoder },
+                "decoder": { "parameters": self.memory.decoder },
+                "kv_cache": { "numbers": self.memory.kv_cache },
+            },
+            "files": files,
+        })
+    }
+}
+
+fn file_json(located: &Located<'_>) -> Value {
+    let wrong: Vec<_> = located.wrong_size.iter().map(|(path, size)| json!([path, size])).collect();
+    json!({
+        "role": roles::name(located.file.role),
+        "repo": located.file.repo,
+        "path": located.file.path,
+        "size": located.file.size,
+        "found": located.found,
+        "wrong_size": wrong,
+    })
+}
+
+/// Where a file is, or what is there instead.
+fn place(located: &Located<'_>) -> String {
+    let size = located.file.size.map_or("size unknown".to_owned(), |n| BinaryBytes(n).to_string());
+    let state = match (&located.found, located.wrong_size.first()) {
+        (Some(path), _) => format!("found: {}", path.display()),
+        (None, Some((path, got))) => format!("wrong size, {got} bytes: {}", path.display()),
+        (None, None) => format!("missing: {}/{}", located.file.repo, located.file.path),
+    };
+    format!("{size:>12}  {state}")
+}
+
+/// Numbers that a model keeps while it runs at its native size, one block in flight.
+struct Memory {
+    transformer: u64,
+    text_encoder: u64,
+    decoder: u64,
+    kv_cache: u64,
+}
+
+impl Memory {
+    fn of(manifest: &Manifest) -> Result<Self> {
+        let Manifest { architecture, preset, .. } = manifest;
+        Ok(Self {
+            transformer: networks::transformer(*architecture)?.parameters(),
+            text_encoder: networks::text_encoder(*architecture)?.parameters(),
+            decoder: networks::decoder(*architecture)?.parameters(),
+            kv_cache: kv_cache(*architecture, preset)?,
+        })
+    }
+
+    /// In f32, and in bf16; the text encoder is in bf16 either way unless f32 is asked for.
+    fn text(&self) -> String {
+        let weights = |bytes| BinaryBytes(bytes * (self.transformer + self.decoder));
+        let kv_cache = |bytes| BinaryBytes(bytes * self.kv_cache);
+        format!(
+            "f32 {} + KV cache {}, or bf16 {} + {}; text encoder {} in bf16",
+            weights(4),
+            kv_cache(4),
+            weights(2),
+            kv_cache(2),
+            BinaryBytes(2 * self.text_encoder),
+        )
+    }
+}
+
+/// Keys and values of the sink, the window and the block being made.
+fn kv_cache(architecture: Architecture, preset: &Preset) -> Result<u64> {
+    let spec = dit_config(architecture).spec()?;
+    let side = |pixels: u32| pixels as usize / spec.size_multiple();
+    let tokens = side(preset.width) * side(preset.height) * preset.frames_per_block;
+    let blocks = preset.sink + preset.window + 1;
+    Ok((2 * spec.layers * spec.heads * spec.head_dim * tokens * blocks) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// models.md 1.10: 274.2 MiB for a latent frame in bf16.
+    #[test]
+    fn kv_cache_of_the_large_models() {
+        let preset = |name| Manifest::named(name).unwrap().preset;
+        let latent_frames = |blocks: f64| blocks * 3.0;
+        let longlive = kv_cache(Architecture::T2v1_3b, &preset("longlive-1.3b")).unwrap();
+        let frames = latent_frames(4.0);
+        let mib = longlive as f64 * 2.0 / frames / f64::from(1 << 20);
+        assert!((mib - 274.2).abs() < 0.05, "{mib} MiB");
+    }
+}

@@ -1,0 +1,359 @@
+//! The command-line tool from outside: what it writes, what it says, how it ends.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Small enough for many runs.
+const SIZE: [&str; 2] = ["--size", "64x48"];
+/// No test may hang: what waits longer than this has failed.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long an interrupted program may take to end.
+const TO_END: Duration = Duration::from_secs(2);
+
+/// A folder to work in, and runs of the tool inside it.
+struct Scratch(TempDir);
+
+impl Scratch {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The tool, without the user's cache of models.
+    fn tool(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_blockcascade"));
+        command.args(args).current_dir(self.0.path()).env("HF_HOME", self.path("empty"));
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.tool(args).output().unwrap()
+    }
+
+    /// Runs `generate` with a small picture; it must succeed.
+    fn generate(&self, output: &str, args: &[&str]) {
+        let args = [&["generate", "a red ball", "-o", output], &SIZE[..], args].concat();
+        let done = self.run(&args);
+        assert!(done.status.success(), "{args:?}: {}", stderr(&done));
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let done = self.run(args);
+        assert!(done.status.success(), "{args:?}: {}", stderr(&done));
+        serde_json::from_slice(&done.stdout).unwrap()
+    }
+}
+
+fn stderr(done: &Output) -> String {
+    String::from_utf8_lossy(&done.stderr).into_owned()
+}
+
+/// A video read back: header and frames.
+#[derive(Debug, PartialEq)]
+struct Video {
+    size: (usize, usize),
+    rate: (usize, usize),
+    header: String,
+    /// Planes one after the other.
+    frames: Vec<Vec<u8>>,
+}
+
+impl Video {
+    /// Fails on a frame that is cut short.
+    fn read(path: &Path) -> Self {
+        let bytes = fs::read(path).unwrap();
+        let mut decoder = y4m::decode(bytes.as_slice()).unwrap();
+        let mut frames = Vec::new();
+        loop {
+            match decoder.read_frame() {
+                Ok(frame) => {
+                    let planes = [frame.get_y_plane(), frame.get_u_plane(), frame.get_v_plane()];
+                    frames.push(planes.concat());
+                }
+                Err(y4m::Error::EOF) => break,
+                Err(error) => panic!("frame {}: {error}", frames.len()),
+            }
+        }
+        let header = bytes.split(|&byte| byte == b'\n').next().unwrap();
+        let rate = decoder.get_framerate();
+        // `read_frame` says EOF of a frame cut short, too: the length tells them apart.
+        let frame = "FRAME\n".len() + decoder.get_width() * decoder.get_height() * 3 / 2;
+        assert_eq!(bytes.len(), header.len() + 1 + frames.len() * frame, "cut short");
+        Self {
+            size: (decoder.get_width(), decoder.get_height()),
+            rate: (rate.num, rate.den),
+            header: String::from_utf8_lossy(header).into_owned(),
+            frames,
+        }
+    }
+}
+
+/// Width, height and RGB of a picture.
+fn read_png(path: &Path) -> (u32, u32, Vec<u8>) {
+    let file = std::io::BufReader::new(File::open(path).unwrap());
+    let mut reader = png::Decoder::new(file).read_info().unwrap();
+    let mut rgb = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut rgb).unwrap();
+    assert_eq!(info.color_type, png::ColorType::Rgb);
+    (info.width, info.height, rgb)
+}
+
+#[test]
+fn a_video_has_the_size_rate_and_length_asked_for() {
+    let scratch = Scratch::new();
+    scratch.generate("a.y4m", &["--frames", "10"]);
+    let video = Video::read(&scratch.path("a.y4m"));
+    assert_eq!((video.size, video.rate, video.frames.len()), ((64, 48), (16, 1), 10));
+    assert!(video.header.contains("C420jpeg") && video.header.contains("COLORRANGE=LIMITED"));
+    for (args, frames) in [(["--blocks", "2"], 21), (["--seconds", "0.5"], 8)] {
+        scratch.generate("b.y4m", &[&args[..], &["--force"]].concat());
+        assert_eq!(Video::read(&scratch.path("b.y4m")).frames.len(), frames, "{args:?}");
+    }
+}
+
+#[test]
+fn the_seed_decides_the_frames() {
+    let scratch = Scratch::new();
+    let made = [("a.y4m", "7"), ("b.y4m", "7"), ("c.y4m", "8")].map(|(name, seed)| {
+        scratch.generate(name, &["--frames", "3", "--seed", seed]);
+        Video::read(&scratch.path(name))
+    });
+    assert_eq!(made[0], made[1]);
+    assert_ne!(made[0].frames, made[2].frames);
+}
+
+#[test]
+fn another_prompt_changes_the_frames_from_its_block_on() {
+    let scratch = Scratch::new();
+    scratch.generate("a.y4m", &["--frames", "12"]);
+    scratch.generate("b.y4m", &["--frames", "12", "--prompt-at", "1: night falls"]);
+    let [a, b] = ["a.y4m", "b.y4m"].map(|name| Video::read(&scratch.path(name)).frames);
+    assert_eq!(a[..9], b[..9]);
+    assert_ne!(a[9..], b[9..]);
+}
+
+#[test]
+fn pictures_are_the_video_before_it_loses_colour() {
+    let scratch = Scratch::new();
+    scratch.generate("pictures", &["--frames", "3"]);
+    scratch.generate("again-%02d.png", &["--frames", "3"]);
+    scratch.generate("video.y4m", &["--frames", "3"]);
+    let video = Video::read(&scratch.path("video.y4m"));
+    for (i, planes) in video.frames.iter().enumerate() {
+        let (width, height, rgb) = read_png(&scratch.path(&format!("pictures/frame-{i:05}.png")));
+        assert_eq!((width, height), (64, 48));
+        assert_eq!(rgb, read_png(&scratch.path(&format!("again-{i:02}.png"))).2);
+        for (rgb, &y) in rgb.chunks_exact(3).zip(planes) {
+            let luma = luma_of(rgb);
+            assert!((luma - f64::from(y)).abs() <= 1.0, "{rgb:?} is {luma}, got {y}");
+        }
+    }
+    assert_eq!(fs::read_dir(scratch.path("pictures")).unwrap().count(), 3);
+}
+
+/// BT.601, limited range.
+fn luma_of(rgb: &[u8]) -> f64 {
+    let [r, g, b] = [0, 1, 2].map(|i| f64::from(rgb[i]) / 255.0);
+    16.0 + 219.0 * (0.299 * r + 0.587 * g + 0.114 * b)
+}
+
+#[test]
+fn standard_output_gets_the_same_bytes_as_a_file() {
+    let scratch = Scratch::new();
+    scratch.generate("a.y4m", &["--frames", "2"]);
+    let args = ["generate", "a red ball", "-o", "-", "--frames", "2"];
+    let done = scratch.run(&[&args[..], &SIZE].concat());
+    assert_eq!(done.stdout, fs::read(scratch.path("a.y4m")).unwrap());
+}
+
+#[test]
+fn a_reader_that_leaves_is_no_error() {
+    let scratch = Scratch::new();
+    let args = [&["generate", "x", "-o", "-", "--blocks", "500"], &SIZE[..]].concat();
+    let mut tool = scratch.tool(&args);
+    let mut child = tool.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert!(wait(&mut child, PATIENCE).success());
+}
+
+#[test]
+fn what_is_there_is_overwritten_only_by_force() {
+    let scratch = Scratch::new();
+    fs::write(scratch.path("a.y4m"), "mine").unwrap();
+    fs::write(scratch.path("frame-00000.png"), "mine").unwrap();
+    for output in ["a.y4m", "."] {
+        let done = scratch.run(&["generate", "x", "--frames", "1", "-o", output]);
+        assert_eq!(done.status.code(), Some(1));
+        assert!(stderr(&done).contains("exists already; --force"), "{}", stderr(&done));
+    }
+    assert_eq!(fs::read(scratch.path("a.y4m")).unwrap(), b"mine");
+    scratch.generate("a.y4m", &["--frames", "1", "--force"]);
+    scratch.generate(".", &["--frames", "1", "--force"]);
+    assert_eq!(Video::read(&scratch.path("a.y4m")).frames.len(), 1);
+    assert_eq!(read_png(&scratch.path("frame-00000.png")).0, 64);
+}
+
+/// Arguments after the prompt, the exit code, and what the message must hold.
+const BAD: [(&[&str], i32, &[&str]); 17] = [
+    (&["--model", "nope"], 1, &["nope", "pocket", "self-forcing-1.3b"]),
+    (&["--model", "nope.toml"], 1, &["nope.toml", "No such file"]),
+    (&["--model", "self-forcing-1.3b"], 1, &["self_forcing_dmd.pt", "Wan2.1_VAE.pth", "fetch"]),
+    (&["--size", "100x100"], 1, &["size", "100x100", "multiples of 16"]),
+    (&["--size", "0x0"], 1, &["size", "0x0", "multiples of 16"]),
+    (&["--size", "large"], 2, &["size", "large", "WIDTHxHEIGHT"]),
+    (&["--width", "0"], 1, &["width", "got 0", "1 to 5"]),
+    (&["--width", "6"], 1, &["width", "got 6", "1 to 5"]),
+    (&["--steps", ""], 1, &["steps", "[]", "falling"]),
+    (&["--steps", "500,500"], 1, &["steps", "[500, 500]", "falling"]),
+    (&["--steps", "1001"], 1, &["steps", "1001", "1000"]),
+    (&["--blocks", "0"], 1, &["blocks", "got 0", "at least 1"]),
+    (&["--seconds", "nan"], 1, &["seconds", "NaN", "at least one frame"]),
+    (&["--device", "gpu"], 2, &["device", "gpu", "cuda:N"]),
+    (&["--prompt-at", "9:x", "--blocks", "2"], 1, &["prompt-at", "block 9", "0 to 1"]),
+    (&["-o", "out.mp4"], 1, &["output", "out.mp4", ".y4m"]),
+    (&["-o", "nowhere/out.y4m"], 1, &["nowhere/out.y4m", "No such file"]),
+];
+
+#[test]
+fn bad_input_is_answered_with_the_field_the_value_and_what_is_accepted() {
+    for (args, code, expected) in BAD {
+        let scratch = Scratch::new();
+        let output: &[&str] = if args[0] == "-o" { &[] } else { &["-o", "out.y4m"] };
+        let done = scratch.run(&[&["generate", "x"], output, args].concat());
+        let message = stderr(&done);
+        assert_eq!(done.status.code(), Some(code), "{args:?}: {message}");
+        assert!(message.starts_with("error: "), "{args:?}: {message}");
+        assert!(code != 1 || message.lines().count() == 1, "{args:?}: {message}");
+        for word in expected {
+            assert!(message.contains(word), "{args:?}: no {word:?} in {message}");
+        }
+        assert_eq!(fs::read_dir(scratch.0.path()).unwrap().count(), 0, "{args:?} left a file");
+    }
+}
+
+#[test]
+fn files_that_are_not_there_are_named() {
+    let scratch = Scratch::new();
+    let files = ["dit", "text-encoder", "tokenizer", "decoder"];
+    let flags = files.map(|file| [format!("--weights-{file}"), format!("{file}.bin")]).concat();
+    let mut args = vec!["generate", "x", "-o", "a.y4m", "--model", "self-forcing-1.3b"];
+    args.extend(flags.iter().map(String::as_str));
+    let done = scratch.run(&args);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(stderr(&done).contains("tokenizer.bin"), "{}", stderr(&done));
+    assert!(!scratch.path("a.y4m").exists());
+}
+
+#[test]
+fn models_are_listed_with_what_is_on_disk() {
+    let scratch = Scratch::new();
+    fs::write(scratch.path("Wan2.1_VAE.pth"), "cut short").unwrap();
+    let args = ["models", "--folder", ".", "--json"];
+    let models = scratch.json(&args);
+    let named = |name: &str| {
+        let models = models.as_array().unwrap();
+        models.iter().find(|model| model["name"] == name).unwrap().clone()
+    };
+    assert_eq!(named("pocket")["files"], Value::Array(Vec::new()));
+    let longlive = named("longlive-1.3b");
+    assert_eq!(longlive["licence"]["spdx"], "CC-BY-NC-SA-4.0");
+    // models.md 0.2.
+    assert_eq!(longlive["memory"]["transformer"]["parameters"], 1_418_996_800u64);
+    assert_eq!(longlive["memory"]["text_encoder"]["parameters"], 5_680_910_336u64);
+    let files = longlive["files"].as_array().unwrap();
+    let vae = files.iter().find(|file| file["role"] == "vae").unwrap();
+    assert_eq!(vae["found"], Value::Null);
+    assert_eq!(vae["wrong_size"][0][1], 9);
+    let text = scratch.run(&args[..3]);
+    let text = String::from_utf8(text.stdout).unwrap();
+    assert!(text.contains("wrong size, 9 bytes"), "{text}");
+}
+
+#[test]
+fn a_checkpoint_is_inspected() {
+    let scratch = Scratch::new();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let inspect = |name: &str| {
+        let file = fixtures.join(name).join("model.safetensors");
+        scratch.json(&["inspect", "--json", file.to_str().unwrap()])
+    };
+    let vae = inspect("vae");
+    assert_eq!(vae["container"], "safetensors");
+    assert_eq!(vae["dtypes"]["F32"]["tensors"], 194);
+    assert_eq!(vae["fits"]["network"], "auto-encoder of pocket");
+    let dit = inspect("dit_two_step_wide");
+    assert_eq!(dit["fits"]["closest"], "transformer of pocket");
+    assert!(dit["fits"]["reason"].as_str().unwrap().contains("blocks.3."));
+}
+
+#[test]
+fn a_lora_is_recognized() {
+    let scratch = Scratch::new();
+    let data = [0u8; 4 * 4 * 192];
+    let tensor = |shape: [usize; 2]| {
+        let shape = shape.to_vec();
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &data).unwrap()
+    };
+    let layer = "base_model.model.blocks.7.self_attn.q";
+    for (inputs, expected) in [(192, Value::from("transformer of pocket")), (96, Value::Null)] {
+        // As many bytes either way.
+        let rank = 4 * 192 / inputs;
+        let pair = [
+            (format!("{layer}.lora_A.weight"), tensor([rank, inputs])),
+            (format!("{layer}.lora_B.weight"), tensor([192, 4])),
+        ];
+        safetensors::serialize_to_file(pair, None, &scratch.path("lora.safetensors")).unwrap();
+        let report = scratch.json(&["inspect", "--json", "lora.safetensors"]);
+        assert_eq!(report["fits"]["lora_for"], expected);
+        assert_eq!(report["fits"]["pairs"], 1);
+    }
+}
+
+#[test]
+fn nothing_is_fetched_for_a_model_without_files() {
+    let done = Scratch::new().run(&["fetch", "pocket"]);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(stderr(&done).contains("no files to fetch"), "{}", stderr(&done));
+}
+
+/// The end of a process, which must come in time.
+fn wait(child: &mut Child, patience: Duration) -> std::process::ExitStatus {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if start.elapsed() > patience {
+            child.kill().unwrap();
+            panic!("still running after {patience:?}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_stream_ends_soon_and_is_whole() {
+    let scratch = Scratch::new();
+    let path = scratch.path("long.y4m");
+    let mut tool = scratch.tool(&["generate", "x", "--blocks", "100000", "-o", "long.y4m"]);
+    let mut child = tool.stderr(Stdio::null()).spawn().unwrap();
+    let start = Instant::now();
+    // The header is there at once, frames somewhat later.
+    while fs::metadata(&path).map_or(0, |meta| meta.len()) < 100_000 {
+        assert!(start.elapsed() < PATIENCE, "no frame after {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let signal = format!("kill -INT {}", child.id());
+    assert!(Command::new("sh").args(["-c", &signal]).status().unwrap().success());
+    assert_eq!(wait(&mut child, TO_END).code(), Some(130));
+    assert!(!Video::read(&path).frames.is_empty());
+}
