@@ -152,9 +152,9 @@ pub struct HistoryView<'a> {
 }
 
 impl HistoryView<'_> {
-    /// Keys and values of one layer, oldest block first.
+    /// Keys and values of one layer, oldest block first; none for a layer that there is not.
     pub fn context(&self, layer: usize) -> impl Iterator<Item = &Kv> {
-        self.blocks.iter().map(move |block| &block[layer])
+        self.blocks.iter().filter_map(move |block| block.get(layer))
     }
 }
 

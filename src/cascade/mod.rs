@@ -188,7 +188,7 @@ impl Cascade {
     fn forward(&self, stages: &[Stage], peers: &mut Peers<'_>) -> Result<Vec<Tensor>> {
         let frames = self.config.frames_per_block;
         let timestep = |stage: &Stage| match stage.pass {
-            Pass::Denoise { step } => self.schedule.timestep(step),
+            Pass::Denoise { step } => self.schedule.timesteps()[step],
             Pass::Cache => self.config.context_timestep,
         };
         let timesteps: Vec<_> = stages.iter().map(|stage| vec![timestep(stage); frames]).collect();
@@ -205,12 +205,12 @@ impl Cascade {
     fn advance(&self, stages: &[Stage], flows: &[Tensor]) -> Result<Vec<Tensor>> {
         let next = |((stage, block), flow): ((&Stage, &Block), &Tensor)| {
             let Pass::Denoise { step } = stage.pass else { return Ok(block.latent.clone()) };
-            let x0 = x0_from_flow(&block.latent, flow, self.schedule.sigma(step))?;
+            let x0 = x0_from_flow(&block.latent, flow, self.schedule.sigmas()[step])?;
             if step + 1 == self.schedule.steps() {
                 return Ok(x0);
             }
             let noise = self.draw(stage.block, Draw::After { step })?;
-            renoise(&x0, &noise, self.schedule.sigma(step + 1))
+            renoise(&x0, &noise, self.schedule.sigmas()[step + 1])
         };
         stages.iter().zip(&self.blocks).zip(flows).map(next).collect()
     }

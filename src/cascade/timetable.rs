@@ -70,7 +70,7 @@ impl Timetable {
 
     /// The tick at which a block makes its last denoising step.
     pub fn clean_at(&self, block: u64) -> u64 {
-        block * self.stagger as u64 + self.steps as u64 - 1
+        block.saturating_mul(self.stagger as u64).saturating_add(self.steps as u64 - 1)
     }
 }
 

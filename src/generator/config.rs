@@ -196,6 +196,7 @@ impl GeneratorConfig {
         in_range("cascade_width", self.cascade_width, 1, passes)?;
         in_range("queue_blocks", self.queue_blocks, 1, MAX_QUEUE)?;
         in_range("frames_per_block", preset.frames_per_block, 1, 64)?;
+        in_range("fps", preset.fps as usize, 1, 240)?;
         if self.blocks == Some(0) {
             return Err(Error::config("blocks", "got 0, expected at least 1, or none for no end"));
         }

@@ -10,7 +10,7 @@ const TRAIN_STEPS: usize = 1000;
 /// The denoising steps with their sigmas; knows no current step.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FlowSchedule {
-    timesteps: Vec<f32>,
+    timesteps: Vec<f64>,
     sigmas: Vec<f64>,
 }
 
@@ -25,7 +25,7 @@ impl FlowSchedule {
         };
         let timesteps: Vec<f32> = denoising_steps.iter().map(timestep).collect();
         let sigmas = timesteps.iter().map(|&t| f64::from(nearest(&table, t))).collect();
-        Ok(Self { timesteps, sigmas })
+        Ok(Self { timesteps: timesteps.into_iter().map(f64::from).collect(), sigmas })
     }
 
     /// How many denoising steps a block makes.
@@ -33,14 +33,14 @@ impl FlowSchedule {
         self.sigmas.len()
     }
 
-    /// What the network is conditioned on at a step, `0..=1000`.
-    pub fn timestep(&self, step: usize) -> f64 {
-        f64::from(self.timesteps[step])
+    /// What the network is conditioned on at each step, `0..=1000`.
+    pub fn timesteps(&self) -> &[f64] {
+        &self.timesteps
     }
 
-    /// The noise level at a step, `0..=1`.
-    pub fn sigma(&self, step: usize) -> f64 {
-        self.sigmas[step]
+    /// The noise level at each step, `0..=1`.
+    pub fn sigmas(&self) -> &[f64] {
+        &self.sigmas
     }
 }
 
@@ -82,8 +82,7 @@ mod tests {
     use candle_core::Device;
 
     fn timesteps(steps: &[u32], shift: f64) -> Vec<f64> {
-        let schedule = FlowSchedule::new(steps, shift).unwrap();
-        (0..schedule.steps()).map(|step| schedule.timestep(step)).collect()
+        FlowSchedule::new(steps, shift).unwrap().timesteps().to_vec()
     }
 
     /// models.md 2.2.
@@ -102,8 +101,8 @@ mod tests {
     #[test]
     fn a_last_step_of_zero_still_has_a_sigma() {
         let schedule = FlowSchedule::new(&[1000, 0], 5.0).unwrap();
-        assert!((schedule.sigma(1) - 0.00498).abs() < 1e-5);
-        assert_eq!(schedule.sigma(0), 1.0);
+        assert!((schedule.sigmas()[1] - 0.00498).abs() < 1e-5);
+        assert_eq!(schedule.sigmas()[0], 1.0);
     }
 
     #[test]

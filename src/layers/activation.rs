@@ -8,8 +8,3 @@ use super::simd;
 pub fn gelu_tanh(xs: &Tensor) -> Result<Tensor> {
     if simd::is_host_f32(xs) { simd::map(xs, simd::gelu_tanh) } else { xs.gelu() }
 }
-
-/// `x * sigmoid(x)`.
-pub fn silu(xs: &Tensor) -> Result<Tensor> {
-    if simd::is_host_f32(xs) { simd::map(xs, simd::silu) } else { xs.silu() }
-}
