@@ -3,9 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{Device, utils};
-
-use crate::generator::{Error, Result};
+use candle_core::{Device, Result, utils};
 
 /// What a model is computed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,16 +22,24 @@ impl DeviceSpec {
     pub fn open(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(_) if !utils::cuda_is_available() => Err(Error::MissingFeature("cuda")),
-            Self::Cuda(ordinal) => Device::new_cuda(ordinal)
-                .map_err(|source| Error::Device { device: self.to_string(), source }),
+            Self::Cuda(ordinal) => Device::new_cuda(ordinal),
             Self::Auto if utils::cuda_is_available() => {
                 Ok(Device::new_cuda(0).unwrap_or(Device::Cpu))
             }
             Self::Auto => Ok(Device::Cpu),
         }
     }
+
+    /// The cargo feature that this build lacks for it.
+    pub fn missing_feature(self) -> Option<&'static str> {
+        (matches!(self, Self::Cuda(_)) && !utils::cuda_is_available()).then_some("cuda")
+    }
 }
+
+/// A name that is no device's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("device: got {0:?}, expected auto, cpu or cuda:N")]
+pub struct UnknownDevice(String);
 
 impl fmt::Display for DeviceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -46,19 +52,14 @@ impl fmt::Display for DeviceSpec {
 }
 
 impl FromStr for DeviceSpec {
-    type Err = Error;
+    type Err = UnknownDevice;
 
-    fn from_str(text: &str) -> Result<Self> {
+    fn from_str(text: &str) -> std::result::Result<Self, UnknownDevice> {
+        let cuda = || text.strip_prefix("cuda:")?.parse().ok();
         match text {
             "auto" => Ok(Self::Auto),
             "cpu" => Ok(Self::Cpu),
-            _ => text
-                .strip_prefix("cuda:")
-                .and_then(|n| n.parse().ok())
-                .map(Self::Cuda)
-                .ok_or_else(|| {
-                    Error::config("device", format!("got {text:?}, expected auto, cpu or cuda:N"))
-                }),
+            _ => cuda().map(Self::Cuda).ok_or_else(|| UnknownDevice(text.into())),
         }
     }
 }
@@ -82,6 +83,13 @@ mod tests {
                 prop_assert!(matches!(spec, DeviceSpec::Cuda(_)) || spec.to_string() == text);
             }
         }
+    }
+
+    #[test]
+    fn what_this_build_cannot_do_is_known_without_trying() {
+        assert_eq!(DeviceSpec::Auto.missing_feature(), None);
+        assert_eq!(DeviceSpec::Cuda(0).missing_feature().is_none(), utils::cuda_is_available());
+        assert!(DeviceSpec::Auto.open().is_ok());
     }
 
     #[test]

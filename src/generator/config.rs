@@ -186,6 +186,9 @@ impl GeneratorConfig {
     }
 
     pub(super) fn plan(&self) -> Result<Plan> {
+        if let Some(feature) = self.device.missing_feature() {
+            return Err(Error::MissingFeature(feature));
+        }
         let preset = &self.model.preset;
         let spec = wan::dit_config(self.model.architecture).spec();
         let spec = spec.map_err(|error| Error::config("architecture", error.to_string()))?;

@@ -19,7 +19,9 @@ use crate::wan::{WanConfig, WanDit, dit_config, text_config, vae_config};
 /// Loads what `config` names; `interrupt` is honoured before each tensor.
 pub(super) fn parts(config: &GeneratorConfig, interrupt: &Interrupt) -> Result<Parts> {
     config.validate()?;
-    let device = config.device.open()?;
+    let device = config.device.open();
+    let device =
+        device.map_err(|source| Error::Device { device: config.device.to_string(), source })?;
     let load = Load { config, interrupt, dtype: dtype(config.dtype, &device), device };
     Ok(Parts { text: load.text()?, model: Arc::new(load.model()?), decoder: load.decoder()? })
 }
