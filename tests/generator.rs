@@ -350,13 +350,18 @@ fn every_dtype_and_decoder_makes_frames() {
 fn missing_files_are_listed() {
     let model = Manifest::named("longlive-1.3b").unwrap();
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
-    let error = WeightPaths::locate(&model, Some(folder.path()), Decoder::Tiny).unwrap_err();
-    let error = error.to_string();
+    let given = WeightPaths { tokenizer: "here.json".into(), ..WeightPaths::default() };
+    let error = given.complete(&model, Some(folder.path()), Decoder::Tiny).unwrap_err().to_string();
     for file in ["longlive_base.pt", "lora.pt", "umt5-xxl-enc-bf16.pth", "taew2_1.safetensors"] {
         assert!(error.contains(file), "{file} is not in {error}");
     }
-    assert!(!error.contains("Wan2.1_VAE.pth"), "{error}");
+    for file in ["Wan2.1_VAE.pth", "tokenizer.json"] {
+        assert!(!error.contains(file), "{file} is in {error}");
+    }
+    let paths = ["dit", "text_encoder", "tokenizer", "decoder"].map(PathBuf::from);
+    let [dit, text_encoder, tokenizer, decoder] = paths;
+    let given = WeightPaths { dit, text_encoder, tokenizer, decoder, loras: vec!["lora".into()] };
+    assert_eq!(given.clone().complete(&model, None, Decoder::Full).unwrap(), given);
 }
 
 #[test]

@@ -1,15 +1,14 @@
 //! What a user asks for, checked once, and the plan that follows from it.
 
-use std::path::{Path, PathBuf};
-
 use super::error::{Error, Result};
 use super::flow::FlowSchedule;
 use super::frames::FrameSize;
+use super::weights::WeightsSource;
 use crate::cascade::{
     AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryRules, PromptPolicy,
     SinkPosition, Timetable,
 };
-use crate::checkpoint::{Located, Manifest, Preset, Role};
+use crate::checkpoint::{Manifest, Preset};
 use crate::device::DeviceSpec;
 use crate::model::VideoSpec;
 use crate::wan;
@@ -18,64 +17,6 @@ use crate::wan;
 const MAX_SIDE: u32 = 8192;
 /// Most blocks that may wait decoded.
 const MAX_QUEUE: usize = 64;
-
-/// Where weights come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum WeightsSource {
-    /// Random ones of the right shapes: the speed is real, the picture is noise.
-    Random {
-        /// The same seed gives the same weights.
-        seed: u64,
-    },
-    /// Checkpoints on disk.
-    Files(WeightPaths),
-}
-
-/// The checkpoints of one model.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WeightPaths {
-    /// The transformer.
-    pub dit: PathBuf,
-    /// What is merged into it, at full strength, in this order.
-    pub loras: Vec<PathBuf>,
-    /// The text encoder.
-    pub text_encoder: PathBuf,
-    /// Its `tokenizer.json`.
-    pub tokenizer: PathBuf,
-    /// The network that [`GeneratorConfig::decoder`] names.
-    pub decoder: PathBuf,
-}
-
-impl WeightPaths {
-    /// Finds a model's files in `folder`, else in the Hugging Face cache; an error lists all that
-    /// are missing.
-    pub fn locate(model: &Manifest, folder: Option<&Path>, decoder: Decoder) -> Result<Self> {
-        let (located, mut missing) = (model.locate(folder), Vec::new());
-        let mut path = |role| match located.iter().find(|located| located.file.role == role) {
-            Some(Located { found: Some(path), .. }) => path.clone(),
-            Some(Located { file, .. }) => {
-                missing.push(file.name().to_owned());
-                PathBuf::new()
-            }
-            None => {
-                missing.push(format!("a file of role {role:?}"));
-                PathBuf::new()
-            }
-        };
-        let lora = model.file(Role::Lora).map(|_| path(Role::Lora));
-        let paths = Self {
-            dit: path(Role::Dit),
-            loras: lora.into_iter().collect(),
-            text_encoder: path(Role::TextEncoder),
-            tokenizer: path(Role::Tokenizer),
-            decoder: path(decoder.role()),
-        };
-        if missing.is_empty() {
-            return Ok(paths);
-        }
-        Err(Error::MissingWeights { model: model.name.clone(), missing: missing.join(", ") })
-    }
-}
 
 /// Which network turns latents into frames.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -89,18 +30,6 @@ pub enum Decoder {
     Tiny,
     /// LightTAE (`lighttaew2_1`): the same layers, trained on the full decoder's latents.
     LightTiny,
-}
-
-impl Decoder {
-    /// Its file in a manifest.
-    pub fn role(self) -> Role {
-        match self {
-            Self::Full => Role::Vae,
-            Self::Light => Role::LightVae,
-            Self::Tiny => Role::Taehv,
-            Self::LightTiny => Role::LightTaehv,
-        }
-    }
 }
 
 /// Number format of the transformer's weights and activations.

@@ -7,8 +7,9 @@ use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
 use super::Parts;
-use super::config::{Decoder, Dtype, GeneratorConfig, WeightPaths, WeightsSource};
+use super::config::{Decoder, Dtype, GeneratorConfig};
 use super::error::{Error, Result};
+use super::weights::{WeightPaths, WeightsSource};
 use crate::checkpoint::{self, Checkpoint, TensorShape, requested};
 use crate::model::{FrameDecoder, Interrupt, TextEncoder};
 use crate::wan::text::{PromptEncoder, PromptTokenizer, RandomTextEncoder, Umt5Encoder};

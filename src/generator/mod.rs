@@ -15,13 +15,15 @@ pub mod noise;
 mod prompt;
 mod queue;
 mod stream;
+mod weights;
 
 use std::sync::Arc;
 
-pub use self::config::{Decoder, Dtype, GeneratorConfig, WeightPaths, WeightsSource};
+pub use self::config::{Decoder, Dtype, GeneratorConfig};
 pub use self::error::{Error, Result};
 pub use self::frames::{Frame, FrameSize};
 pub use self::prompt::Prompt;
+pub use self::weights::{WeightPaths, WeightsSource};
 
 use self::config::Plan;
 use self::queue::Popped;
