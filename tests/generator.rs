@@ -1,15 +1,17 @@
 //! The generator from outside: threads, prompts, cancelling, failures, bad settings.
 
-use std::path::Path;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use candle_core::{Device, Result as CandleResult, Tensor, bail};
+use candle_core::{DType, Device, Result as CandleResult, Tensor, bail};
+use candle_nn::VarBuilder;
 use gstblockcascade::cascade::PromptPolicy;
-use gstblockcascade::checkpoint::Manifest;
+use gstblockcascade::checkpoint::{self, Manifest};
 use gstblockcascade::generator::{
     Controls, Decoder, Dtype, Error, Frame, FrameSize, Generator, GeneratorConfig, Parts, Prompt,
     WeightPaths, WeightsSource,
@@ -18,6 +20,9 @@ use gstblockcascade::model::{
     DenoiseInput, FrameDecoder, Interrupt, Kv, KvExchange, TextContext, TextEmbedding, TextEncoder,
     VideoModel, VideoSpec,
 };
+use gstblockcascade::wan::text::Umt5Encoder;
+use gstblockcascade::wan::vae::WanDecoder;
+use gstblockcascade::wan::{WanDit, dit_config, text_config, vae_config};
 
 const LAYERS: usize = 3;
 /// No test may hang: what waits longer than this has failed.
@@ -64,7 +69,7 @@ impl VideoModel for Toy {
         let forward = self.forwards.fetch_add(1, Ordering::SeqCst);
         for layer in 0..LAYERS {
             let own = blocks.iter().map(|_| {
-                let k = Tensor::zeros((1, 3, 1, 6), candle_core::DType::F32, &Device::Cpu)?;
+                let k = Tensor::zeros((1, 3, 1, 6), DType::F32, &Device::Cpu)?;
                 Ok(Kv { v: k.clone(), k })
             });
             kv.exchange(layer, own.collect::<CandleResult<_>>()?)?;
@@ -375,11 +380,62 @@ fn files_that_are_not_the_models_are_refused_by_name() {
     assert!(error.contains("umt5/model.safetensors") && error.contains("shape"), "{error}");
 }
 
+/// Writes all tensors that a network asks for, random ones, and returns the file.
+fn write<T>(
+    folder: &Path,
+    name: &str,
+    build: impl FnOnce(VarBuilder<'static>) -> CandleResult<T>,
+) -> PathBuf {
+    let vb = checkpoint::random(3, DType::F32, &Device::Cpu);
+    let tensors = checkpoint::requested(build).unwrap().into_iter();
+    let tensors = tensors.map(|t| (t.name.clone(), vb.get(t.shape, &t.name).unwrap()));
+    let tensors: HashMap<String, Tensor> = tensors.collect();
+    let path = folder.join(name);
+    candle_core::safetensors::save(&tensors, &path).unwrap();
+    path
+}
+
+#[test]
+fn a_model_runs_from_its_files_and_loading_can_be_cancelled() {
+    let architecture = Manifest::named("pocket").unwrap().architecture;
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = folder.path().join("tokenizer.json");
+    std::fs::write(&tokenizer, TOKENIZER).unwrap();
+    let dit =
+        write(folder.path(), "dit.safetensors", |vb| WanDit::new(&dit_config(architecture), vb));
+    let (text, vae) = (text_config(architecture), vae_config(architecture));
+    let text_encoder = write(folder.path(), "text.safetensors", |vb| Umt5Encoder::new(&text, vb));
+    let decoder = write(folder.path(), "vae.safetensors", |vb| WanDecoder::new(&vae, vb));
+    let weights =
+        WeightsSource::Files(WeightPaths { dit, text_encoder, tokenizer, decoder, loras: vec![] });
+    let config = GeneratorConfig { weights, ..config("a", 2) };
+    let frames = all(&mut Generator::new(&config).unwrap());
+    assert_eq!(frames.len(), 21);
+    let other = GeneratorConfig { prompt: "aa".into(), ..config.clone() };
+    assert!(frames != all(&mut Generator::new(&other).unwrap()), "the prompt reaches the picture");
+
+    let controls = Controls::new(&config).unwrap();
+    controls.cancel();
+    let cancelled = Generator::with_controls(&config, controls.clone());
+    assert!(matches!(cancelled, Err(Error::Cancelled)), "{cancelled:?}");
+    controls.resume();
+    let mut generator = Generator::with_controls(&config, controls).unwrap();
+    assert!(all(&mut generator) == frames);
+}
+
 /// The smallest vocabulary that has umT5's pad, end and unknown tokens.
 const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null,
     "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
     "decoder": null, "model": {"type": "Unigram", "unk_id": 2, "byte_fallback": false,
     "vocab": [["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["a", -1.0]]}}"#;
+
+#[test]
+fn generators_move_between_threads_and_controls_are_shared() {
+    fn sends<T: Send>() {}
+    fn shares<T: Send + Sync>() {}
+    sends::<Generator>();
+    shares::<Controls>();
+}
 
 #[test]
 fn settings_that_make_no_sense_are_named() {

@@ -24,15 +24,18 @@ impl PatchEmbedding {
 
     /// `(frames, channels, h, w)` to `(frames * tokens, dim)`.
     pub(super) fn forward(&self, latent: &Tensor) -> Result<Tensor> {
-        let (frames, channels, h, w) = latent.dims4()?;
-        let (rows, cols) = (h / PATCH, w / PATCH);
-        let patches = latent
-            .to_dtype(self.linear.weight().dtype())?
-            .reshape((frames, channels, rows, PATCH, cols, PATCH))?
-            .permute([0, 2, 4, 1, 3, 5])? // (frames, rows, cols, channels, ph, pw)
-            .reshape((frames * rows * cols, channels * PATCH * PATCH))?;
-        self.linear.forward(&patches)
+        self.linear.forward(&patchify(&latent.to_dtype(self.linear.weight().dtype())?)?)
     }
+}
+
+/// `(frames, channels, h, w)` to `(frames * tokens, channels * ph * pw)`, channel slowest.
+fn patchify(latent: &Tensor) -> Result<Tensor> {
+    let (frames, channels, h, w) = latent.dims4()?;
+    let (rows, cols) = (h / PATCH, w / PATCH);
+    latent
+        .reshape((frames, channels, rows, PATCH, cols, PATCH))?
+        .permute([0, 2, 4, 1, 3, 5])? // (frames, rows, cols, channels, ph, pw)
+        .reshape((frames * rows * cols, channels * PATCH * PATCH))
 }
 
 /// Timesteps to what modulates the layers, in f32.
@@ -149,6 +152,7 @@ fn unpatchify(patches: &Tensor, grid: Grid) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     /// Values of an independent computation, models.md 2.11.
     #[test]
@@ -167,7 +171,23 @@ mod tests {
         Ok(())
     }
 
-    /// With a weight that copies, the head's order (channel fastest) undoes nothing but itself.
+    proptest! {
+        /// The head's order has the channel fastest, the patches' has it slowest.
+        #[test]
+        fn unpatchify_undoes_patchify(
+            frames in 1usize..4, channels in 1usize..5, rows in 1usize..5, cols in 1usize..5,
+        ) {
+            let shape = (frames, channels, rows * PATCH, cols * PATCH);
+            let latent = Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
+            let patches = patchify(&latent).unwrap();
+            let patches = patches.reshape((frames, rows * cols, channels, PATCH * PATCH)).unwrap();
+            let patches = patches.transpose(2, 3).unwrap().flatten_from(2).unwrap();
+            let back = unpatchify(&patches, Grid { rows, cols }).unwrap();
+            let values = |x: &Tensor| x.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            prop_assert_eq!(values(&back), values(&latent));
+        }
+    }
+
     #[test]
     fn unpatchify_puts_channels_apart() -> Result<()> {
         let grid = Grid { rows: 1, cols: 2 };

@@ -1,9 +1,9 @@
 //! Attention in f32 on a CPU, one tile of scores at a time (online softmax, arXiv 1805.02867).
 //!
-//! A task takes a run of queries through all heads, so its results are one run of the output. Keys
-//! and values are read in place, from as many pieces as there are.
+//! A task takes a run of queries of one head through all keys. Keys and values are read in place,
+//! from as many pieces as there are; the heads' results are put beside each other at the end.
 
-use candle_core::{Device, Error, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
@@ -11,9 +11,9 @@ use crate::layers::matmul::{Into, Matrix, multiply};
 use crate::layers::simd::{exp, with_slice};
 use crate::model::Kv;
 
-/// Queries of a task at most, and keys of a tile: scores, a tile of keys and one of values then
-/// fit a core's second-level cache at head_dim 128.
-const QUERIES: usize = 128;
+/// Queries of a task at most, and keys of a tile: the more queries, the fewer times keys are
+/// brought into gemm's order; scores of a tile still fit a core's second-level cache.
+const QUERIES: usize = 1024;
 const KEYS: usize = 256;
 /// Tasks that a thread should find, so that none waits long for the last one.
 const TASKS_PER_THREAD: usize = 4;
@@ -26,10 +26,10 @@ pub(super) fn attend(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<Tenso
         .filter(|kv| kv.k.dims()[1] > 0)
         .map(|kv| Ok(Kv { k: kv.k.contiguous()?, v: kv.v.contiguous()? }))
         .collect::<Result<Vec<_>>>()?;
-    let mut out = vec![0f32; batch * n * heads * d];
+    let mut out = vec![0f32; batch * heads * n * d];
     let sizes = Sizes { n, heads, d, last_bias: (last_count as f32).ln() };
     with_slice(&q, |q| with_pieces(&keys, &[], &mut |k| sizes.run(q, k, &mut out)))?;
-    Tensor::from_vec(out, (batch, n, heads, d), &Device::Cpu)
+    Tensor::from_vec(out, (batch, heads, n, d), &Device::Cpu)?.transpose(1, 2)?.contiguous()
 }
 
 /// Keys and values of one piece, `batch` runs of `tokens` rows of `heads * d`.
@@ -65,25 +65,31 @@ struct Sizes {
 
 impl Sizes {
     fn run(&self, q: &[f32], keys: &[Piece<'_>], out: &mut [f32]) -> Result<()> {
-        let row = self.heads * self.d;
+        let (run, row) = (self.queries() * self.d, self.heads * self.d);
+        let heads = out.chunks_mut(self.n * self.d).enumerate();
+        let tasks = heads.flat_map(|(head, out)| {
+            out.chunks_mut(run).enumerate().map(move |(chunk, out)| (head, chunk, out))
+        });
+        let scratch = || Scratch::new(self.queries(), self.d);
+        tasks.collect::<Vec<_>>().into_par_iter().try_for_each_init(
+            scratch,
+            |scratch, (head, chunk, out)| {
+                let (batch, head) = (head / self.heads, head % self.heads);
+                let first = batch * self.n + chunk * self.queries();
+                scratch.start(self, &q[first * row + head * self.d..], out.len() / self.d);
+                let keys: Vec<_> = keys.iter().map(|piece| piece.of_batch(batch, row)).collect();
+                scratch.attend(self, head, &keys)?;
+                scratch.finish(out);
+                Ok(())
+            },
+        )
+    }
+
+    /// Queries of a task: few enough that every thread finds several tasks.
+    fn queries(&self) -> usize {
         let tasks = rayon::current_num_threads() * TASKS_PER_THREAD;
-        let queries = self.n.div_ceil(tasks).clamp(QUERIES / 4, QUERIES);
-        for (batch, (q, out)) in
-            q.chunks(self.n * row).zip(out.chunks_mut(self.n * row)).enumerate()
-        {
-            let keys: Vec<_> = keys.iter().map(|piece| piece.of_batch(batch, row)).collect();
-            let tasks = out.par_chunks_mut(queries * row).zip(q.par_chunks(queries * row));
-            let scratch = || Scratch::new(queries, self.d);
-            tasks.try_for_each_init(scratch, |scratch, (out, q)| {
-                (0..self.heads).try_for_each(|head| {
-                    scratch.start(self, head, q);
-                    scratch.attend(self, head, &keys)?;
-                    scratch.finish(self, head, out);
-                    Ok::<_, Error>(())
-                })
-            })?;
-        }
-        Ok(())
+        let chunks = tasks.div_ceil(self.heads);
+        self.n.div_ceil(chunks).clamp(1, QUERIES)
     }
 }
 
@@ -116,12 +122,13 @@ impl Scratch {
         }
     }
 
-    fn start(&mut self, sizes: &Sizes, head: usize, q: &[f32]) {
+    /// For `rows` queries of a head; `q` starts at the first one.
+    fn start(&mut self, sizes: &Sizes, q: &[f32], rows: usize) {
         let (d, row) = (sizes.d, sizes.heads * sizes.d);
         let scale = 1.0 / (d as f32).sqrt();
-        self.rows = q.len() / row;
+        self.rows = rows;
         for (to, from) in self.q.chunks_mut(d).zip(q.chunks(row)) {
-            to.iter_mut().zip(&from[head * d..]).for_each(|(to, from)| *to = from * scale);
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = from * scale);
         }
         self.sum.fill(0.0);
         self.max.fill(f32::NEG_INFINITY);
@@ -172,11 +179,10 @@ impl Scratch {
         }
     }
 
-    fn finish(&self, sizes: &Sizes, head: usize, out: &mut [f32]) {
-        let (d, row) = (sizes.d, sizes.heads * sizes.d);
-        let rows = out.chunks_mut(row).zip(self.sum.chunks(d)).zip(&self.total);
-        for ((out, sum), total) in rows {
-            out[head * d..][..d].iter_mut().zip(sum).for_each(|(out, sum)| *out = sum / total);
+    fn finish(&self, out: &mut [f32]) {
+        let d = out.len() / self.rows;
+        for ((out, sum), total) in out.chunks_mut(d).zip(self.sum.chunks(d)).zip(&self.total) {
+            out.iter_mut().zip(sum).for_each(|(out, sum)| *out = sum / total);
         }
     }
 }
