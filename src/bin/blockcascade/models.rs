@@ -62,9 +62,7 @@ impl Model<'_> {
             ("native", format!("{width}x{height} at {fps} frames per second")),
             (
                 "history",
-                format!(
-                    "{sink} first and {window} last blocks of {frames_per_block} latent frames"
-                ),
+                format!("sink {sink}, window {window}, blocks of {frames_per_block} latents"),
             ),
             ("memory", self.memory.text()),
         ];
