@@ -182,10 +182,10 @@ impl Fit {
                 format!("  fits       nothing known\n  closest    {network}: {reason}\n")
             }
             Self::Lora { network, pairs } => {
-                format!("  fits       LoRA of {pairs} layers for the {network}\n")
+                format!("  fits       LoRA for the {network}, layers: {pairs}\n")
             }
             Self::OtherLora { pairs } => {
-                format!("  fits       nothing known: LoRA of {pairs} layers for another network\n")
+                format!("  fits       nothing known: LoRA for another network, layers: {pairs}\n")
             }
             Self::None => "  fits       nothing known\n".to_owned(),
         }
