@@ -1,4 +1,5 @@
 //! The command-line tool from outside: what it writes, what it says, how it ends.
+#![allow(clippy::unwrap_used)] // also in helpers: a test that cannot go on has failed
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

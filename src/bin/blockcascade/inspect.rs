@@ -1,7 +1,6 @@
 //! `inspect`: what a checkpoint holds, and which network it is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -73,31 +72,31 @@ impl Report {
 
     fn text(&self, all: bool) -> String {
         let count = self.checkpoint.tensors().count();
-        let path = self.checkpoint.path().display();
         let dtypes = self.dtypes();
         let dtypes: Vec<_> = dtypes.iter().map(|(name, (n, _))| format!("{n} {name}")).collect();
-        let size = BinaryBytes(self.bytes());
-        let mut text = format!("{path}\n  container  {}\n", self.container());
-        let rows = format!("  tensors    {count}: {}\n  size       {size}\n", dtypes.join(", "));
-        text.push_str(&rows);
-        self.names(all, &mut text);
-        text.push_str(&self.fit.text());
-        text
+        format!(
+            "{}\n  container  {}\n  tensors    {count}: {}\n  size       {}\n{}{}",
+            self.checkpoint.path().display(),
+            self.container(),
+            dtypes.join(", "),
+            BinaryBytes(self.bytes()),
+            self.names(all),
+            self.fit.text(),
+        )
     }
 
-    fn names(&self, all: bool, text: &mut String) {
+    /// A line for each tensor; without `all`, those of the middle are counted.
+    fn names(&self, all: bool) -> String {
         let count = self.checkpoint.tensors().count();
-        for (i, TensorInfo { name, dtype, shape, .. }) in self.checkpoint.tensors().enumerate() {
-            // Writing to a string does not fail.
-            let _ = match i {
-                _ if all || count <= 2 * SHOWN => writeln!(text, "    {name} {dtype} {shape:?}"),
-                i if i < SHOWN || i >= count - SHOWN => {
-                    writeln!(text, "    {name} {dtype} {shape:?}")
-                }
-                SHOWN => writeln!(text, "    ... {} more", count - 2 * SHOWN),
-                _ => Ok(()),
-            };
-        }
+        let hidden = if all || count <= 2 * SHOWN { 0..0 } else { SHOWN..count - SHOWN };
+        let line = |(i, tensor): (usize, TensorInfo<'_>)| {
+            let TensorInfo { name, dtype, shape, .. } = tensor;
+            let shown = !hidden.contains(&i);
+            let more = i == hidden.start && !shown;
+            let text = more.then(|| format!("    ... {} more\n", hidden.len()));
+            text.or_else(|| shown.then(|| format!("    {name} {dtype} {shape:?}\n")))
+        };
+        self.checkpoint.tensors().enumerate().filter_map(line).collect()
     }
 
     fn json(&self) -> Value {
@@ -183,10 +182,10 @@ impl Fit {
                 format!("  fits       nothing known\n  closest    {network}: {reason}\n")
             }
             Self::Lora { network, pairs } => {
-                format!("  fits       LoRA of {pairs} layers for the {network}\n")
+                format!("  fits       LoRA for the {network}, layers: {pairs}\n")
             }
             Self::OtherLora { pairs } => {
-                format!("  fits       nothing known: LoRA of {pairs} layers for another network\n")
+                format!("  fits       nothing known: LoRA for another network, layers: {pairs}\n")
             }
             Self::None => "  fits       nothing known\n".to_owned(),
         }

@@ -1,6 +1,5 @@
 //! `models`: what is known, what it needs, what of it is on disk.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Result;
@@ -58,26 +57,29 @@ impl Model<'_> {
     fn text(&self) -> String {
         let Manifest { name, description, licence, preset, .. } = self.manifest;
         let Preset { width, height, fps, frames_per_block, window, sink, .. } = preset;
-        let mut text = format!("{name}: {description}\n");
-        let mut row = |field: &str, value: String| {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "  {field:<13} {value}");
-        };
-        row("licence", licence.spdx.clone());
-        let history =
-            format!("window {window}, sink {sink} blocks of {frames_per_block} latent frames");
-        row("native", format!("{width}x{height} at {fps} frames per second, {history}"));
-        row("memory", self.memory.text());
+        let mut rows = vec![
+            ("licence", licence.spdx.clone()),
+            ("native", format!("{width}x{height} at {fps} frames per second")),
+            (
+                "history",
+                format!("sink {sink}, window {window}, blocks of {frames_per_block} latents"),
+            ),
+            ("memory", self.memory.text()),
+        ];
         if self.files.is_empty() {
-            row("files", "none: runs on random weights, and its picture is noise".to_owned());
-            return text;
+            rows.push((
+                "files",
+                "none: runs on random weights, and its picture is noise".to_owned(),
+            ));
+        } else {
+            let least = if self.sizes().any(|size| size.is_none()) { "more than " } else { "" };
+            rows.push(("to fetch", format!("{least}{}", BinaryBytes(self.download()))));
         }
-        let least = if self.sizes().any(|size| size.is_none()) { "more than " } else { "" };
-        row("to fetch", format!("{least}{}", BinaryBytes(self.download())));
-        for located in &self.files {
-            row(roles::name(located.file.role), place(located));
-        }
-        text
+        rows.extend(
+            self.files.iter().map(|located| (roles::name(located.file.role), place(located))),
+        );
+        let rows = rows.iter().map(|(field, value)| format!("  {field:<13} {value}\n"));
+        format!("{name}: {description}\n{}", rows.collect::<String>())
     }
 
     fn json(&self) -> Value {
@@ -124,7 +126,7 @@ fn place(located: &Located<'_>) -> String {
         (None, Some((path, got))) => format!("wrong size, {got} bytes: {}", path.display()),
         (None, None) => format!("missing: {}/{}", located.file.repo, located.file.path),
     };
-    format!("{size:>12}  {state}")
+    format!("{state} ({size})")
 }
 
 /// Numbers that a model keeps while it runs at its native size, one block in flight.

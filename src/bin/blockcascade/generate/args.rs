@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use anyhow::{Result, bail};
 use clap::ValueEnum;
-use gstblockcascade::cascade::{AttentionMode, HistoryBudget, PromptPolicy};
+use gstblockcascade::cascade::{AttentionMode, HistoryBudget};
 use gstblockcascade::device::DeviceSpec;
 use gstblockcascade::generator::{self, FrameSize, GeneratorConfig, Prompt};
 
@@ -21,9 +21,6 @@ pub struct Args {
     /// Another prompt from a block on, counted from 0; may be repeated
     #[arg(long, value_name = "BLOCK:TEXT")]
     prompt_at: Vec<PromptAt>,
-    /// Which blocks a prompt touches that names no block
-    #[arg(long, value_enum, default_value_t)]
-    prompt_policy: Policy,
     /// Name of the model, or its manifest
     #[arg(long, default_value = "pocket")]
     model: String,
@@ -103,7 +100,6 @@ impl Args {
             attention: self.cascade.attention.into(),
             history_budget: self.cascade.history_budget.into(),
             prompt: self.prompt.clone(),
-            prompt_policy: self.prompt_policy.into(),
             seed: self.seed,
             blocks: Some(length.blocks),
             ..GeneratorConfig::new(model, random)
@@ -171,17 +167,6 @@ macro_rules! mirror {
             }
         }
     };
-}
-
-mirror! {
-    /// Which blocks a prompt touches.
-    Policy => PromptPolicy {
-        #[default]
-        /// All that have a denoising step ahead
-        InFlight,
-        /// Only those that start from then on
-        NextBlock,
-    }
 }
 
 mirror! {
