@@ -1,12 +1,10 @@
 //! Which files a model is made of: those named one by one, else those found on disk.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Result, bail};
-use gstblockcascade::checkpoint::{Manifest, Role};
-use gstblockcascade::generator::{Decoder, WeightPaths, WeightsSource};
-
-use crate::roles;
+use anyhow::{Result, anyhow};
+use gstblockcascade::checkpoint::Manifest;
+use gstblockcascade::generator::{Decoder, Error, WeightPaths, WeightsSource};
 
 /// Where weights come from.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -44,58 +42,21 @@ impl WeightArgs {
         if model.files.is_empty() {
             return Ok(WeightsSource::Random { seed: 0 });
         }
-        let mut search = Search { model, folder: self.folder.as_deref(), missing: Vec::new() };
-        let loras = match model.file(Role::Lora) {
-            Some(_) if self.weights_lora.is_empty() => vec![search.find(Role::Lora, None)],
-            _ => self.weights_lora.clone(),
+        let given = WeightPaths {
+            dit: self.weights_dit.clone().unwrap_or_default(),
+            loras: self.weights_lora.clone(),
+            text_encoder: self.weights_text_encoder.clone().unwrap_or_default(),
+            tokenizer: self.weights_tokenizer.clone().unwrap_or_default(),
+            decoder: self.weights_decoder.clone().unwrap_or_default(),
         };
-        let paths = WeightPaths {
-            dit: search.find(Role::Dit, self.weights_dit.as_deref()),
-            loras,
-            text_encoder: search.find(Role::TextEncoder, self.weights_text_encoder.as_deref()),
-            tokenizer: search.find(Role::Tokenizer, self.weights_tokenizer.as_deref()),
-            decoder: search.find(decoder.role(), self.weights_decoder.as_deref()),
-        };
-        search.done().map(|()| WeightsSource::Files(paths))
-    }
-}
-
-/// Collects what is missing, so that all of it is said at once.
-struct Search<'a> {
-    model: &'a Manifest,
-    folder: Option<&'a Path>,
-    missing: Vec<String>,
-}
-
-impl Search<'_> {
-    /// The path given, or else the file of the role; an empty path if there is none.
-    fn find(&mut self, role: Role, given: Option<&Path>) -> PathBuf {
-        if let Some(path) = given {
-            return path.to_owned();
+        let paths = given.complete(model, self.folder.as_deref(), decoder);
+        match paths {
+            Err(error @ Error::MissingWeights { .. }) => Err(anyhow!(
+                "{error}; run `blockcascade fetch {}`, or name a --folder, single files with \
+                 --weights-..., or --random-weights",
+                model.name
+            )),
+            paths => Ok(WeightsSource::Files(paths?)),
         }
-        let located = self.model.locate(self.folder);
-        let located = located.into_iter().find(|located| located.file.role == role);
-        if let Some(path) = located.as_ref().and_then(|located| located.found.clone()) {
-            return path;
-        }
-        let wrong = located.as_ref().and_then(|located| located.wrong_size.first());
-        let state = match (wrong, &located) {
-            (Some((path, got)), _) => format!(" ({} has {got} bytes)", path.display()),
-            (None, Some(located)) => format!(" ({})", located.file.path),
-            (None, None) => " (this model names none)".to_owned(),
-        };
-        self.missing.push(format!("{}{state}", roles::name(role)));
-        PathBuf::new()
-    }
-
-    fn done(self) -> Result<()> {
-        if self.missing.is_empty() {
-            return Ok(());
-        }
-        let (name, missing) = (&self.model.name, self.missing.join(", "));
-        bail!(
-            "weights of {name}: missing {missing}; run `blockcascade fetch {name}`, or name a \
-             --folder, single files with --weights-..., or --random-weights"
-        )
     }
 }
