@@ -113,11 +113,13 @@ impl Cascade {
 
     /// Conditions blocks on another text from the next tick on.
     pub fn set_text(&mut self, text: Arc<TextContext>, policy: PromptPolicy) {
+        let starts = self.admits(); // in flight already if the tick was tried and failed
+        let touched = |block: &&mut Block| match policy {
+            PromptPolicy::InFlight => self.timetable.clean_at(block.index) >= self.clock,
+            PromptPolicy::NextBlock => starts == Some(block.index),
+        };
+        self.blocks.iter_mut().filter(touched).for_each(|block| block.text = text.clone());
         self.text = text;
-        if policy == PromptPolicy::InFlight {
-            let unclean = |block: &&mut Block| self.timetable.clean_at(block.index) >= self.clock;
-            self.blocks.iter_mut().filter(unclean).for_each(|b| b.text = self.text.clone());
-        }
     }
 
     /// The block that the coming tick starts, if it starts one.

@@ -78,6 +78,10 @@ impl WanDit {
             if block.timesteps.len() != frames {
                 bail!("{} timesteps for {frames} latent frames", block.timesteps.len());
             }
+            let (layers, text_layers) = (self.layers.len(), block.text.layers.len());
+            if text_layers != layers {
+                bail!("text context has {text_layers} layers, the model expects {layers}");
+            }
         }
         Ok(Grid { rows: h / PATCH, cols: w / PATCH })
     }

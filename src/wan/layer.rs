@@ -4,7 +4,7 @@
 
 use std::ops::Range;
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::{Linear, Module, VarBuilder, linear};
 
 use super::config::WanConfig;
@@ -165,6 +165,9 @@ impl SelfAttention {
         let own = shared.spans.iter().map(own).collect::<Result<Vec<_>>>()?;
         let heads = match kv.exchange(layer, own)? {
             Visible::Shared(keys) => attend(&q, &keys, 1)?,
+            Visible::Each(lists) if lists.len() != shared.spans.len() => {
+                bail!("{} lists of keys for {} blocks", lists.len(), shared.spans.len())
+            }
             Visible::Each(lists) => {
                 let parts = shared.spans.iter().zip(&lists);
                 let parts = parts.map(|(span, keys)| attend(&part(&q, span)?, keys, 1));
