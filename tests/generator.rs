@@ -1,5 +1,7 @@
 //! The generator from outside: threads, prompts, cancelling, failures, bad settings.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -3,6 +3,8 @@
 //! Walks `tests/fixtures` and the folders under each path of `PARITY_FIXTURES` (colon-separated);
 //! the kind in a folder's `config.json` says what is rebuilt and compared.
 
+#![allow(clippy::print_stdout)] // the report is this test's result
+
 mod dit;
 mod fixture;
 mod text;
