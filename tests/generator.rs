@@ -447,13 +447,15 @@ fn generators_move_between_threads_and_controls_are_shared() {
 #[test]
 fn settings_that_make_no_sense_are_named() {
     type Change = fn(&mut GeneratorConfig);
-    let cases: [(&str, &str, Change); 9] = [
+    let cases: [(&str, &str, Change); 11] = [
         ("size", "250x144", |c| c.size = Some(FrameSize { width: 250, height: 144 })),
         ("size", "256x0", |c| c.size = Some(FrameSize { width: 256, height: 0 })),
         ("cascade_width", "got 0", |c| c.cascade_width = 0),
         ("cascade_width", "1 to 5", |c| c.cascade_width = 6),
         ("queue_blocks", "got 0", |c| c.queue_blocks = 0),
         ("blocks", "got 0", |c| c.blocks = Some(0)),
+        ("window", "0 to 1024", |c| c.model.preset.window = 5000),
+        ("sink", "got 5000", |c| c.model.preset.sink = 5000),
         ("denoising_steps", "[]", |c| c.model.preset.denoising_steps = vec![]),
         ("denoising_steps", "[500, 750]", |c| c.model.preset.denoising_steps = vec![500, 750]),
         ("denoising_steps", "NaN", |c| c.model.preset.timestep_shift = f64::NAN),

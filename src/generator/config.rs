@@ -15,6 +15,8 @@ use crate::wan;
 
 /// Largest side of a frame, in pixels: well beyond what any checkpoint was trained on.
 const MAX_SIDE: u32 = 8192;
+/// Most blocks of a sink or window: minutes of video.
+const MAX_HISTORY: usize = 1024;
 /// Most blocks that may wait decoded.
 const MAX_QUEUE: usize = 64;
 
@@ -129,6 +131,8 @@ impl GeneratorConfig {
         in_range("queue_blocks", self.queue_blocks, 1, MAX_QUEUE)?;
         in_range("frames_per_block", preset.frames_per_block, 1, 64)?;
         in_range("fps", preset.fps as usize, 1, 240)?;
+        in_range("window", preset.window, 0, MAX_HISTORY)?;
+        in_range("sink", preset.sink, 0, MAX_HISTORY)?;
         if self.blocks == Some(0) {
             return Err(Error::config("blocks", "got 0, expected at least 1, or none for no end"));
         }
