@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests, which clippy does not see
 
 mod case;
+#[cfg(target_os = "linux")] // reads /proc
+mod memory;
 mod oracle;
 mod probe;
 mod retry;
@@ -124,7 +126,7 @@ fn toy_with_the_text_changed_at_any_tick() {
 #[test]
 fn wan_at_every_timetable() {
     let subject = wan();
-    Case::timetables().for_each(|case| check(&subject, &case.limited(1, 2)));
+    Case::timetables().for_each(|case| check(&subject, &Case { blocks: 5, ..case.limited(1, 2) }));
 }
 
 #[test]

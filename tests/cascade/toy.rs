@@ -80,12 +80,9 @@ impl VideoModel for Toy {
 }
 
 fn tokens(block: &DenoiseInput<'_>) -> Result<Vec<Token>> {
-    let (tokens, rest) = {
-        let numbers = numbers(block.latent)?;
-        let (tokens, rest) = numbers.as_chunks::<TOKEN>();
-        (tokens.to_vec(), rest.len())
-    };
-    assert_eq!((tokens.len(), rest), (block.timesteps.len(), 0), "a token and a timestep a frame");
+    let numbers = numbers(block.latent)?;
+    let tokens = numbers.as_chunks::<TOKEN>().0.to_vec();
+    assert_eq!(tokens.len(), block.timesteps.len(), "a token and a timestep a frame");
     Ok(tokens)
 }
 
@@ -138,10 +135,10 @@ fn mix(block: &DenoiseInput<'_>, state: &mut [Token], keys: &[Kv], layer: usize)
     for (frame, token) in state.iter_mut().enumerate() {
         let q = key(token, block.first_frame + frame);
         let (mut sum, mut total) = ([0f32; TOKEN], 0f32);
-        for (place, (k, v)) in k.as_chunks::<TOKEN>().0.iter().zip(v.as_chunks().0).enumerate() {
+        let pairs = k.chunks(TOKEN).zip(v.chunks(TOKEN));
+        for (place, (k, v)) in pairs.enumerate() {
             let order = 1.0 / (place + 3) as f32;
             let near: f32 = q.iter().zip(k).map(|(q, k)| q * k).sum();
-            let v: &Token = v;
             sum.iter_mut().zip(v).for_each(|(sum, v)| *sum += order * (2.0 + near) * v);
             total += order;
         }
