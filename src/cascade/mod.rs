@@ -12,7 +12,7 @@ mod timetable;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
 
 use self::block::Block;
 use self::peers::Peers;
@@ -140,6 +140,9 @@ impl Cascade {
     /// An error, an interrupt included, leaves the state as it was: the tick can be tried again.
     pub fn tick(&mut self, interrupt: &Interrupt) -> Result<Option<CleanBlock>> {
         let stages: Vec<Stage> = self.stages().collect();
+        if stages.is_empty() {
+            return Ok(None); // every block has made every pass
+        }
         self.admit(&stages)?;
         let caches = stages.first().is_some_and(|stage| stage.pass == Pass::Cache);
         self.history.prepare(stages.len())?;
@@ -200,7 +203,11 @@ impl Cascade {
             timesteps,
             text: &block.text,
         });
-        self.model.predict_flow(&inputs.collect::<Vec<_>>(), peers)
+        let flows = self.model.predict_flow(&inputs.collect::<Vec<_>>(), peers)?;
+        if flows.len() != stages.len() {
+            bail!("the model returned {} flows for {} blocks", flows.len(), stages.len());
+        }
+        Ok(flows)
     }
 
     /// The latents after a tick: renoised for the next step, or clean.

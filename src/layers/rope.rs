@@ -80,8 +80,7 @@ impl Rope {
         turn(&mut angles, &self.frame, frames as f64);
         turn(&mut angles, &self.row, 0.0);
         turn(&mut angles, &self.col, 0.0);
-        let tokens = keys.dim(1)?;
-        Rotation::new(&angles.repeat(tokens), tokens, keys.device())?.apply(keys)
+        Rotation::new(&angles, 1, keys.device())?.repeated(keys.dim(1)?)?.apply(keys)
     }
 }
 
@@ -92,6 +91,12 @@ impl Rotation {
             Tensor::from_vec(values, (tokens, angles.len() / tokens.max(1)), device)
         };
         Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)? })
+    }
+
+    /// The rotation of a single token, for as many as there are.
+    fn repeated(&self, tokens: usize) -> Result<Self> {
+        let repeat = |table: &Tensor| table.broadcast_as((tokens, table.dim(1)?))?.contiguous();
+        Ok(Self { cos: repeat(&self.cos)?, sin: repeat(&self.sin)? })
     }
 
     /// The rotations of several runs of tokens, one after the other.
