@@ -134,6 +134,27 @@ fn wan_vae_matches_golden_tensors_on_the_plain_path() -> Result<()> {
     Ok(())
 }
 
+/// The transformer leaves f32, whatever the decoder computes in.
+#[test]
+fn decoders_take_latents_of_another_dtype() -> Result<()> {
+    let latents = numbers(&[3, 16, 2, 3])?;
+    let run = |mut decoder: Box<dyn FrameDecoder>| -> Result<Tensor> {
+        let frames = decoder.step(&latents, &Interrupt::default())?;
+        ensure!(frames.dtype() == DType::F32, "frames are {:?}", frames.dtype());
+        Ok(frames)
+    };
+    let wan =
+        |dtype| -> Result<Tensor> { run(Box::new(WanFrameDecoder::new(Arc::new(wan(dtype)?.0)))) };
+    let tiny = |dtype| -> Result<Tensor> {
+        let vb = VarBuilder::from_tensors(tiny_weights()?, dtype, &Device::Cpu);
+        let decoder = TinyDecoder::new(&TinyVaeConfig::light(), vb)?;
+        run(Box::new(TinyFrameDecoder::new(Arc::new(decoder))))
+    };
+    assert!(difference(&wan(DType::F64)?, &wan(DType::F32)?)? < TOLERANCE);
+    assert!(difference(&tiny(DType::F64)?, &tiny(DType::F32)?)? < TOLERANCE);
+    Ok(())
+}
+
 #[test]
 fn tiny_vae_matches_golden_tensors() -> Result<()> {
     let expected = expected("taehv")?;

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Context, DType, Result, Tensor, bail};
+use candle_core::{Context, DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
 
@@ -236,6 +236,8 @@ fn run(
 #[derive(Debug)]
 pub struct TinyDecoder {
     config: TinyVaeConfig,
+    device: Device,
+    dtype: DType,
     scale: Option<LatentScale>,
     layers: Vec<Layer>,
 }
@@ -249,6 +251,8 @@ impl TinyDecoder {
             layers: decoder_layers(config, vb.pp("decoder"))?,
             scale,
             config: config.clone(),
+            device: vb.device().clone(),
+            dtype: vb.dtype(),
         })
     }
 
@@ -262,8 +266,8 @@ impl TinyDecoder {
         TinyState { memories: vec![None; Layer::memory_count(&self.layers)] }
     }
 
-    /// Decodes the stream's next latents, `(latents, z_dim, h, w)` on the DiT's scale, to
-    /// `(frames, height, width, 3)`, about `[0, 1]`, neither clamped nor trimmed: four frames for
+    /// Decodes the stream's next latents, `(latents, z_dim, h, w)` on the DiT's scale, in any dtype
+    /// and on any device, to `(frames, height, width, 3)`, about `[0, 1]`, neither clamped nor trimmed: four frames for
     /// each latent. After an error `state` is as before.
     pub fn step(
         &self,
@@ -275,6 +279,7 @@ impl TinyDecoder {
         if channels != self.config.z_dim || latents.elem_count() == 0 {
             bail!("expected latents of {} channels, got {:?}", self.config.z_dim, latents.shape())
         }
+        let latents = latents.to_device(&self.device)?.to_dtype(self.dtype)?;
         let zs = latents.permute((0, 2, 3, 1))?.contiguous()?;
         let zs = self.scale.as_ref().map_or(Ok(zs.clone()), |scale| scale.restore(&zs))?;
         let zs = ((zs / 3.0)?.tanh()? * 3.0)?; // upstream `Clamp`

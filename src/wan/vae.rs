@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{Context, DType, Result, Tensor, bail};
+use candle_core::{Context, DType, Device, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 use serde::Deserialize;
 
@@ -211,6 +211,8 @@ fn run(
 #[derive(Debug)]
 pub struct WanDecoder {
     config: WanVaeConfig,
+    device: Device,
+    dtype: DType,
     scale: LatentScale,
     conv2: Conv,
     conv1: CausalConv,
@@ -233,6 +235,8 @@ impl WanDecoder {
             upsamples: upsamples(config, decoder.pp("upsamples"))?,
             head: Head::new(config.dim * config.dim_mult[0], RGB, decoder.pp("head"))?,
             config: config.clone(),
+            device: vb.device().clone(),
+            dtype: vb.dtype(),
         })
     }
 
@@ -246,8 +250,8 @@ impl WanDecoder {
         WanState::new(self.upsamples.len())
     }
 
-    /// Decodes the stream's next latents, `(latents, z_dim, h, w)` on the DiT's scale, to
-    /// `(frames, height, width, 3)`, about `[-1, 1]` and not clamped: one frame for the stream's
+    /// Decodes the stream's next latents, `(latents, z_dim, h, w)` on the DiT's scale, in any dtype
+    /// and on any device, to `(frames, height, width, 3)`, about `[-1, 1]` and not clamped: one frame for the stream's
     /// first latent, four for each other. After an error `state` is as before.
     pub fn step(
         &self,
@@ -259,6 +263,7 @@ impl WanDecoder {
         if channels != self.config.z_dim || latents.elem_count() == 0 {
             bail!("expected latents of {} channels, got {:?}", self.config.z_dim, latents.shape())
         }
+        let latents = latents.to_device(&self.device)?.to_dtype(self.dtype)?;
         let zs = self.scale.restore(&latents.permute((0, 2, 3, 1))?)?;
         let zs = self.conv2.forward(None, &zs)?;
         let mut next = state.clone();
