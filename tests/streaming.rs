@@ -243,6 +243,9 @@ fn interrupted(decoder: &mut dyn FrameDecoder, latents: &Tensor) -> Result<(Tens
     for i in 0..latents.dim(0)? {
         let latent = latents.narrow(0, i, 1)?;
         let interrupt = Interrupt::default();
+        if i == 0 {
+            interrupt.raise(); // one is sure to be stopped, whatever the machine's speed
+        }
         let begun = Instant::now();
         let first = std::thread::scope(|scope| {
             let raise = interrupt.clone();
