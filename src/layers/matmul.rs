@@ -54,10 +54,9 @@ pub fn multiply(
     if b.rows != k || !fits {
         bail!("({m}, {k}) times ({}, {n}) does not fit {} numbers", b.rows, dst.len())
     }
-    // SAFETY: `Matrix::new` and the checks above keep every element that gemm reads or writes
-    // inside its slice (strides are not negative, so the last element is the furthest), and the
-    // borrow checker keeps `dst` apart from `a` and `b`. A stride that is ever followed is smaller
-    // than its slice, whose length fits an isize; the others are not followed.
+    // SAFETY: `Matrix::new` and the checks above keep all that gemm touches inside its slice, for
+    // strides are not negative and the last element is the furthest; `dst` is borrowed apart from
+    // `a` and `b`. A stride that is followed is shorter than its slice, hence fits an isize.
     unsafe {
         gemm(
             m,
