@@ -203,7 +203,7 @@ fn what_is_there_is_overwritten_only_by_force() {
 }
 
 /// Arguments after the prompt, the exit code, and what the message must hold.
-const BAD: [(&[&str], i32, &[&str]); 17] = [
+const BAD: [(&[&str], i32, &[&str]); 18] = [
     (&["--model", "nope"], 1, &["nope", "pocket", "self-forcing-1.3b"]),
     (&["--model", "nope.toml"], 1, &["nope.toml", "No such file"]),
     (&["--model", "self-forcing-1.3b"], 1, &["self_forcing_dmd.pt", "Wan2.1_VAE.pth", "fetch"]),
@@ -220,6 +220,7 @@ const BAD: [(&[&str], i32, &[&str]); 17] = [
     (&["--device", "gpu"], 2, &["device", "gpu", "cuda:N"]),
     (&["--prompt-at", "9:x", "--blocks", "2"], 1, &["prompt-at", "block 9", "0 to 1"]),
     (&["-o", "out.mp4"], 1, &["output", "out.mp4", ".y4m"]),
+    (&["-o", "a-%0999999d.png"], 1, &["output", "a-%0999999d.png", "frame-%05d.png"]),
     (&["-o", "nowhere/out.y4m"], 1, &["nowhere/out.y4m", "No such file"]),
 ];
 
