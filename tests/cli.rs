@@ -354,8 +354,64 @@ fn an_interrupted_stream_ends_soon_and_is_whole() {
         assert!(start.elapsed() < PATIENCE, "no frame after {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let signal = format!("kill -INT {}", child.id());
-    assert!(Command::new("sh").args(["-c", &signal]).status().unwrap().success());
+    signal(&child, "INT");
     assert_eq!(wait(&mut child, TO_END).code(), Some(130));
     assert!(!Video::read(&path).frames.is_empty());
+}
+
+#[cfg(unix)]
+fn signal(child: &Child, name: &str) {
+    let command = format!("kill -{name} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+}
+
+/// Processor time that a process has taken.
+#[cfg(target_os = "linux")]
+fn worked(child: &Child) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(10 * ticks)
+}
+
+/// Waits until `reached`, and fails when it takes too long.
+#[cfg(target_os = "linux")]
+fn until(mut reached: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !reached() {
+        assert!(start.elapsed() < PATIENCE, "not after {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Attention among the tokens of so large a picture takes much longer than a program may take to
+/// end.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupt_does_not_wait_for_a_layer() {
+    let scratch = Scratch::new();
+    let args = ["generate", "x", "--size", "2048x2048", "--steps", "1000", "-o", "large.y4m"];
+    let mut child = scratch.tool(&args).stderr(Stdio::null()).spawn().unwrap();
+    until(|| worked(&child) > Duration::from_secs(3));
+    signal(&child, "TERM");
+    assert_eq!(wait(&mut child, TO_END).code(), Some(130));
+    assert!(!scratch.path("large.y4m").exists(), "a file without a frame is left");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_second_interrupt_ends_what_waits_for_its_reader() {
+    let scratch = Scratch::new();
+    let args = [&["generate", "x", "-o", "-", "--blocks", "500"], &SIZE[..]].concat();
+    let mut tool = scratch.tool(&args);
+    let mut child = tool.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut before = Duration::ZERO;
+    until(|| {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = worked(&child);
+        now == std::mem::replace(&mut before, now) && now > Duration::ZERO
+    });
+    signal(&child, "INT");
+    signal(&child, "INT");
+    assert_eq!(wait(&mut child, TO_END).code(), Some(130));
 }
