@@ -20,6 +20,8 @@ pub(super) const WEIGHTS: &[&str] = &["generator_ema", "generator", "model", "st
 pub(super) const LORA: &[&str] = &["generator_lora"];
 
 const INDEX: &str = ".safetensors.index.json";
+/// Bytes of an index, at most: ten times what the largest known model's has.
+const MAX_INDEX: u64 = 1 << 20;
 
 /// What a sharded checkpoint's index says: which shard has which tensor.
 #[derive(Deserialize)]
@@ -87,6 +89,10 @@ fn checkpoint(path: PathBuf, mut list: Vec<(String, Entry)>) -> Result<Checkpoin
 /// Opens the shards that an index names, which must lie beside it.
 fn index(path: &Path) -> Result<Checkpoint> {
     let json = Source::open(path)?;
+    if json.len()? > MAX_INDEX {
+        let reason = format!("expected an index of {MAX_INDEX} bytes at most, got {}", json.len()?);
+        return Err(Error::format(path, reason));
+    }
     let index: Index = serde_json::from_slice(&json.all()?)
         .map_err(|e| Error::format(path, format!("not the index of a checkpoint: {e}")))?;
     let mut shards: BTreeMap<String, HashMap<String, Entry>> = BTreeMap::new();
