@@ -52,18 +52,16 @@ impl Hub {
     }
 
     /// The path of a file in the cache, fetched first if it is not there; a transfer that broke off
-    /// is taken up where it stopped. A file of another size or hash than the manifest's is removed.
+    /// is taken up where it stopped. A file of another size or hash than the manifest's is removed,
+    /// and fetched again where it was there before.
     pub fn fetch(&self, file: &ModelFile, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
         if let Some(path) = cache::find(&self.cache, file) {
-            check_size(file, &path)?;
-            return Ok(path);
+            match checked(file, path) {
+                Err(wrong @ Error::Fetch { .. }) => log::warn!("{wrong}; fetching it again"),
+                other => return other,
+            }
         }
-        let path = self.download(file, progress)?;
-        if let Err(wrong) = check_size(file, &path).and_then(|()| check_hash(file, &path)) {
-            discard(&path);
-            return Err(wrong);
-        }
-        Ok(path)
+        checked(file, self.download(file, progress)?)
     }
 
     fn download(&self, file: &ModelFile, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
@@ -93,6 +91,15 @@ fn is_final(error: &ApiError) -> bool {
         ApiError::IoError(_) | ApiError::LockAcquisition(_) => false,
         _ => true,
     }
+}
+
+/// The path of a file that is the manifest's; another is discarded.
+fn checked(file: &ModelFile, path: PathBuf) -> Result<PathBuf> {
+    let check = check_size(file, &path).and_then(|()| check_hash(file, &path));
+    if let Err(Error::Fetch { .. }) = check {
+        discard(&path);
+    }
+    check.map(|()| path)
 }
 
 fn check_size(file: &ModelFile, path: &Path) -> Result<()> {
@@ -262,6 +269,25 @@ mod tests {
         // The second time, nothing is asked.
         assert_eq!(hub.fetch(&file(None), &mut |_| {}).unwrap(), path);
         assert_eq!(server.ranges.lock().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_wrong_file_in_the_cache_is_fetched_again() {
+        let cache = tempfile::tempdir().unwrap();
+        let (server, endpoint) = Server::start(body(), None);
+        let hub = Hub::at(&endpoint, cache.path()).unwrap();
+        let file = file(Some(format!("{:x}", Sha256::digest(body()))));
+        let path = hub.fetch(&file, &mut |_| {}).unwrap();
+        let fetched = || server.ranges.lock().unwrap().len();
+        for (asked, wrong) in (1..).zip([body()[..9].to_vec(), vec![0; 300_000]]) {
+            std::fs::write(path.canonicalize().unwrap(), wrong).unwrap();
+            assert_eq!(hub.fetch(&file, &mut |_| {}).unwrap(), path);
+            assert_eq!(std::fs::read(&path).unwrap(), body());
+            assert_eq!(fetched(), 2 * (asked + 1));
+        }
+        // A good one is not.
+        assert_eq!(hub.fetch(&file, &mut |_| {}).unwrap(), path);
+        assert_eq!(fetched(), 6);
     }
 
     #[test]
