@@ -447,7 +447,7 @@ fn generators_move_between_threads_and_controls_are_shared() {
 #[test]
 fn settings_that_make_no_sense_are_named() {
     type Change = fn(&mut GeneratorConfig);
-    let cases: [(&str, &str, Change); 11] = [
+    let cases: [(&str, &str, Change); 12] = [
         ("size", "250x144", |c| c.size = Some(FrameSize { width: 250, height: 144 })),
         ("size", "256x0", |c| c.size = Some(FrameSize { width: 256, height: 0 })),
         ("cascade_width", "got 0", |c| c.cascade_width = 0),
@@ -458,7 +458,8 @@ fn settings_that_make_no_sense_are_named() {
         ("sink", "got 5000", |c| c.model.preset.sink = 5000),
         ("denoising_steps", "[]", |c| c.model.preset.denoising_steps = vec![]),
         ("denoising_steps", "[500, 750]", |c| c.model.preset.denoising_steps = vec![500, 750]),
-        ("denoising_steps", "NaN", |c| c.model.preset.timestep_shift = f64::NAN),
+        ("timestep_shift", "got NaN", |c| c.model.preset.timestep_shift = f64::NAN),
+        ("timestep_shift", "1 to 100", |c| c.model.preset.timestep_shift = 0.5),
     ];
     for (field, said, change) in cases {
         let mut config = config("", 1);

@@ -23,6 +23,8 @@ const EMBEDDED: [(&str, &str); 4] = [
 const MAX_SIZE: u64 = 1 << 40;
 /// Width and height, at most; also what 8-bit video formats commonly stop at.
 const MAX_SIDE: u32 = 8192;
+/// Shifts that leave a schedule to denoise by.
+pub(crate) const TIMESTEP_SHIFTS: std::ops::RangeInclusive<f64> = 1.0..=100.0;
 /// Characters of a SHA-256, and how few of them still tell files apart.
 const SHA256: std::ops::RangeInclusive<usize> = 8..=64;
 
@@ -235,7 +237,7 @@ impl Preset {
                 "denoising-steps",
                 "falling whole numbers from 1000 to 0",
             ),
-            ((1.0..=100.0).contains(&self.timestep_shift), "timestep-shift", "1 to 100"),
+            (TIMESTEP_SHIFTS.contains(&self.timestep_shift), "timestep-shift", "1 to 100"),
             ((1..=64).contains(&self.frames_per_block), "frames-per-block", "1 to 64"),
             ((1..=1024).contains(&self.window), "window", "1 to 1024 blocks"),
             (self.sink <= 1024, "sink", "0 to 1024 blocks"),

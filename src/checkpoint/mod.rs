@@ -46,6 +46,7 @@ use stored::Stored;
 pub use ::safetensors::Dtype as StoredDtype;
 pub use error::{Error, Result, WrongShape};
 pub use hub::Hub;
+pub(crate) use manifest::TIMESTEP_SHIFTS;
 pub use manifest::{
     Architecture, Family, Licence, Located, Manifest, ModelFile, Preset, Progress, Role,
 };

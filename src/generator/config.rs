@@ -8,7 +8,7 @@ use crate::cascade::{
     AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryRules, PromptPolicy,
     SinkPosition, Timetable,
 };
-use crate::checkpoint::{Manifest, Preset};
+use crate::checkpoint::{Manifest, Preset, TIMESTEP_SHIFTS};
 use crate::device::DeviceSpec;
 use crate::model::VideoSpec;
 use crate::wan;
@@ -121,9 +121,11 @@ impl GeneratorConfig {
             return Err(Error::MissingFeature(feature));
         }
         let preset = &self.model.preset;
-        let spec = wan::dit_config(self.model.architecture).spec();
-        let spec = spec.map_err(|error| Error::config("architecture", error.to_string()))?;
-        let schedule = FlowSchedule::new(&preset.denoising_steps, preset.timestep_shift)
+        let shift = preset.timestep_shift;
+        if !TIMESTEP_SHIFTS.contains(&shift) {
+            return Err(Error::config("timestep_shift", format!("got {shift}, expected 1 to 100")));
+        }
+        let schedule = FlowSchedule::new(&preset.denoising_steps, shift)
             .map_err(|error| Error::config("denoising_steps", error.to_string()))?;
         let timetable = Timetable::with_width(schedule.steps(), self.cascade_width);
         let passes = timetable.passes();
