@@ -304,6 +304,9 @@ fn wrong_shapes_are_errors() -> Result<()> {
         let mut state = tiny_encoder.state();
         assert!(tiny_encoder.step(&mut state, &frames, &interrupt).is_err(), "{shape:?}");
     }
+    let (latent, foreign) = (numbers(&[1, 16, 2, 2])?, &mut encoder.state());
+    let error = decoder.step(foreign, &latent, &interrupt).unwrap_err().to_string();
+    assert!(error.contains("expected the state of 15 layers, got one of 11"), "{error}");
     let uneven = WanVaeConfig { mean: vec![0.0; 3], ..WanVaeConfig::light() };
     let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
     assert!(WanDecoder::new(&uneven, vb).is_err());

@@ -59,7 +59,7 @@ impl Rope {
         device: &Device,
     ) -> Result<Rotation> {
         let mut angles = Vec::new();
-        for frame in first_frame..first_frame + frames {
+        for frame in (0..frames).map(|frame| first_frame.saturating_add(frame)) {
             for row in 0..grid.rows {
                 for col in 0..grid.cols {
                     turn(&mut angles, &self.frame, frame as f64);

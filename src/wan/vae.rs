@@ -199,6 +199,9 @@ fn run(
     mut xs: Tensor,
     interrupt: &Interrupt,
 ) -> Result<Tensor> {
+    if layers.len() != pasts.len() {
+        bail!("expected the state of {} layers, got one of {}", layers.len(), pasts.len())
+    }
     for (i, (layer, past)) in layers.iter().zip(pasts).enumerate() {
         interrupt.check()?;
         xs = layer.step(past, &xs).with_context(|| format!("vae layer {i}"))?;
