@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -105,9 +105,11 @@ impl TextEncoder for Lengths {
     }
 }
 
-/// One grey pixel a frame: 1 frame for the first latent, 4 for each later one.
+/// Grey frames: 1 for the first latent, 4 for each later one.
 #[derive(Debug)]
 struct Mean {
+    /// Pixels that a latent row or column stands for.
+    stride: usize,
     started: bool,
     fails: bool,
 }
@@ -119,7 +121,9 @@ impl FrameDecoder for Mean {
             bail!("toy decoder failure");
         }
         let frames = if std::mem::replace(&mut self.started, true) { 4 } else { 1 };
-        latents.mean_all()?.reshape((1, 1, 1, 1))?.broadcast_as((frames, 1, 1, 3))?.contiguous()
+        let (_, _, rows, cols) = latents.dims4()?;
+        let shape = (frames, rows * self.stride, cols * self.stride, 3);
+        latents.mean_all()?.reshape((1, 1, 1, 1))?.broadcast_as(shape)?.contiguous()
     }
 
     fn reset(&mut self) {
@@ -141,19 +145,21 @@ struct Rig {
     entered: mpsc::Receiver<()>,
 }
 
+/// Wan's.
+const SPEC: VideoSpec = VideoSpec {
+    latent_channels: 1,
+    spatial_stride: 8,
+    patch: 2,
+    layers: LAYERS,
+    heads: 1,
+    head_dim: 6,
+};
+
 fn rig(config: &GeneratorConfig, behaviour: Behaviour, decoder_fails: bool) -> Rig {
-    let spec = VideoSpec {
-        latent_channels: 1,
-        spatial_stride: 8,
-        patch: 2,
-        layers: LAYERS,
-        heads: 1,
-        head_dim: 6,
-    };
     let (sender, entered) = mpsc::channel();
     let (forwards, sender) = (AtomicUsize::new(0), Mutex::new(sender));
-    let model = Arc::new(Toy { spec, behaviour, forwards, entered: sender });
-    let decoder = Box::new(Mean { started: false, fails: decoder_fails });
+    let model = Arc::new(Toy { spec: SPEC, behaviour, forwards, entered: sender });
+    let decoder = Box::new(Mean { stride: 8, started: false, fails: decoder_fails });
     let parts = Parts { text: Box::new(Lengths), model, decoder };
     let controls = Controls::new(config).unwrap();
     Rig { generator: Generator::from_parts(parts, config, controls).unwrap(), entered }
@@ -186,6 +192,142 @@ fn frames_are_counted_and_the_stream_ends() {
     assert_eq!(frames.len(), 9 + 3 * 12);
     assert!(frames.iter().zip(0..).all(|(frame, index)| frame.index == index));
     assert_eq!(generator.next_frame().unwrap(), None);
+}
+
+/// A family whose latents and tokens are smaller than Wan's, at a size that Wan cannot make.
+#[test]
+fn sizes_follow_the_model_and_frames_the_format() {
+    let run = |width, height, stride| {
+        let spec = VideoSpec { spatial_stride: 4, patch: 1, ..SPEC };
+        let (forwards, entered) = (AtomicUsize::new(0), Mutex::new(mpsc::channel().0));
+        let model = Arc::new(Toy { spec, behaviour: Behaviour::Work, forwards, entered });
+        let decoder = Box::new(Mean { stride, started: false, fails: false });
+        let parts = Parts { text: Box::new(Lengths), model, decoder };
+        let config = GeneratorConfig { size: Some(FrameSize { width, height }), ..config("x", 1) };
+        let controls = Controls::new(&config)?;
+        let mut generator = Generator::from_parts(parts, &config, controls)?;
+        assert_eq!(generator.format().size, FrameSize { width, height });
+        generator.next_frame()
+    };
+    let frame = run(20, 12, 4).unwrap().unwrap();
+    assert_eq!((frame.width, frame.height, frame.rgb.len()), (20, 12, 20 * 12 * 3));
+    let error = run(20, 10, 4).unwrap_err().to_string();
+    assert!(error.contains("got 20x10, expected multiples of 4"), "{error}");
+    let error = run(20, 12, 8).unwrap_err().to_string();
+    assert!(error.contains("decoding: expected frames of [12, 20, 3]"), "{error}");
+}
+
+/// What the two threads did, in order; each may wait for the other.
+#[derive(Clone, Debug, Default)]
+struct Diary(Arc<(Mutex<Vec<Event>>, Condvar)>);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Event {
+    /// Of the forward that comes right after the first clean block.
+    DenoiseBegins,
+    DenoiseEnds,
+    /// Of the stream's first latent.
+    DecodeBegins,
+    DecodeEnds,
+}
+
+impl Diary {
+    fn enter(&self, event: Event) {
+        self.0.0.lock().unwrap().push(event);
+        self.0.1.notify_all();
+    }
+
+    /// Two events and in between, for the first to end, the other thread's first.
+    fn between(&self, begins: Event, other: Event, ends: Event) -> CandleResult<()> {
+        self.enter(begins);
+        let waits = |events: &mut Vec<Event>| !events.contains(&other);
+        let wait = self.0.1.wait_timeout_while(self.0.0.lock().unwrap(), PATIENCE, waits);
+        if wait.unwrap().1.timed_out() {
+            bail!("{begins:?}, and no {other:?} meanwhile");
+        }
+        self.enter(ends);
+        Ok(())
+    }
+}
+
+/// A toy of which one forward waits for the decoder.
+#[derive(Debug)]
+struct SlowToy {
+    toy: Toy,
+    /// Forwards before it.
+    after: usize,
+    diary: Diary,
+}
+
+impl VideoModel for SlowToy {
+    fn spec(&self) -> &VideoSpec {
+        self.toy.spec()
+    }
+
+    fn device(&self) -> &Device {
+        self.toy.device()
+    }
+
+    fn text_context(&self, text: &TextEmbedding) -> CandleResult<TextContext> {
+        self.toy.text_context(text)
+    }
+
+    fn predict_flow(
+        &self,
+        blocks: &[DenoiseInput<'_>],
+        kv: &mut dyn KvExchange,
+    ) -> CandleResult<Vec<Tensor>> {
+        if self.toy.forwards.load(Ordering::SeqCst) == self.after {
+            let begins = Event::DenoiseBegins;
+            self.diary.between(begins, Event::DecodeBegins, Event::DenoiseEnds)?;
+        }
+        self.toy.predict_flow(blocks, kv)
+    }
+}
+
+/// A decoder of which the first call waits for the model.
+#[derive(Debug)]
+struct SlowMean {
+    mean: Mean,
+    diary: Diary,
+}
+
+impl FrameDecoder for SlowMean {
+    fn step(&mut self, latents: &Tensor, interrupt: &Interrupt) -> CandleResult<Tensor> {
+        if !self.mean.started {
+            let begins = Event::DecodeBegins;
+            self.diary.between(begins, Event::DenoiseBegins, Event::DecodeEnds)?;
+        }
+        self.mean.step(latents, interrupt)
+    }
+
+    fn reset(&mut self) {
+        self.mean.reset();
+    }
+}
+
+/// Each of the two begins before the other ends, or one of them waits in vain.
+#[test]
+fn decoding_overlaps_denoising() {
+    let diary = Diary::default();
+    let (forwards, entered) = (AtomicUsize::new(0), Mutex::new(mpsc::channel().0));
+    let toy = Toy { spec: SPEC, behaviour: Behaviour::Work, forwards, entered };
+    let mean = Mean { stride: 8, started: false, fails: false };
+    let config = config("0123456789", 2);
+    let after = config.model.preset.denoising_steps.len();
+    let parts = Parts {
+        text: Box::new(Lengths),
+        model: Arc::new(SlowToy { toy, after, diary: diary.clone() }),
+        decoder: Box::new(SlowMean { mean, diary: diary.clone() }),
+    };
+    let controls = Controls::new(&config).unwrap();
+    let mut generator = Generator::from_parts(parts, &config, controls).unwrap();
+    assert_eq!(all(&mut generator).len(), 21);
+    let events = diary.0.0.lock().unwrap().clone();
+    let place = |event| events.iter().position(|&other| other == event).unwrap();
+    assert!(place(Event::DecodeBegins) < place(Event::DenoiseEnds), "{events:?}");
+    assert!(place(Event::DenoiseBegins) < place(Event::DecodeEnds), "{events:?}");
+    assert_eq!(events.len(), 4, "{events:?}");
 }
 
 #[test]

@@ -107,7 +107,9 @@ impl GeneratorConfig {
 
     /// Cheap: reads no file and touches no device.
     pub fn validate(&self) -> Result<()> {
-        self.plan().map(|_| ())
+        let spec = wan::dit_config(self.model.architecture).spec();
+        let spec = spec.map_err(|error| Error::config("architecture", error.to_string()))?;
+        self.plan(spec).map(|_| ())
     }
 
     /// Size of the frames that will come.
@@ -116,7 +118,16 @@ impl GeneratorConfig {
         self.size.unwrap_or(FrameSize { width, height })
     }
 
-    pub(super) fn plan(&self) -> Result<Plan> {
+    /// Frames that may wait decoded.
+    pub(super) fn queue_frames(&self) -> Result<usize> {
+        let frames_per_block = self.model.preset.frames_per_block;
+        in_range("queue_blocks", self.queue_blocks, 1, MAX_QUEUE)?;
+        in_range("frames_per_block", frames_per_block, 1, 64)?;
+        Ok(self.queue_blocks * frames_per_block * TEMPORAL_STRIDE)
+    }
+
+    /// Checks everything against a network of these sizes.
+    pub(super) fn plan(&self, spec: VideoSpec) -> Result<Plan> {
         if let Some(feature) = self.device.missing_feature() {
             return Err(Error::MissingFeature(feature));
         }
@@ -130,8 +141,7 @@ impl GeneratorConfig {
         let timetable = Timetable::with_width(schedule.steps(), self.cascade_width);
         let passes = timetable.passes();
         in_range("cascade_width", self.cascade_width, 1, passes)?;
-        in_range("queue_blocks", self.queue_blocks, 1, MAX_QUEUE)?;
-        in_range("frames_per_block", preset.frames_per_block, 1, 64)?;
+        self.queue_frames()?;
         in_range("fps", preset.fps as usize, 1, 240)?;
         in_range("window", preset.window, 0, MAX_HISTORY)?;
         in_range("sink", preset.sink, 0, MAX_HISTORY)?;
@@ -141,9 +151,8 @@ impl GeneratorConfig {
         let size = self.frame_size();
         check_size(size, spec.size_multiple() as u32)?;
         let cascade = self.cascade(timetable.stagger(), size, &spec);
-        let frames = self.queue_blocks * preset.frames_per_block * TEMPORAL_STRIDE;
         let Self { seed, prompt_policy, .. } = *self;
-        Ok(Plan { schedule, cascade, prompt_policy, seed, queue_frames: frames })
+        Ok(Plan { schedule, cascade, prompt_policy, seed, size })
     }
 
     fn cascade(&self, stagger: usize, size: FrameSize, spec: &VideoSpec) -> CascadeConfig {
@@ -175,7 +184,7 @@ pub(super) struct Plan {
     pub(super) cascade: CascadeConfig,
     pub(super) prompt_policy: PromptPolicy,
     pub(super) seed: u64,
-    pub(super) queue_frames: usize,
+    pub(super) size: FrameSize,
 }
 
 fn in_range(field: &'static str, value: usize, low: usize, high: usize) -> Result<()> {
