@@ -35,7 +35,19 @@ fn config(name: &str) -> Result<serde_json::Value> {
 fn difference(got: &Tensor, expected: &Tensor) -> Result<f32> {
     ensure!(got.dims() == expected.dims(), "got {:?} expected {:?}", got.shape(), expected.shape());
     let scale = expected.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
-    Ok((got - expected)?.abs()?.max_all()?.to_scalar::<f32>()? / scale)
+    let difference = (got - expected)?.abs()?.flatten_all()?.to_vec1::<f32>()?;
+    // A NaN is a difference, which a plain maximum may hide.
+    let difference = difference.into_iter().map(|x| if x.is_nan() { f32::INFINITY } else { x });
+    Ok(difference.fold(0.0, f32::max) / scale)
+}
+
+#[test]
+fn a_nan_is_a_difference() -> Result<()> {
+    let tensor = |xs: [f32; 3]| Tensor::new(&xs, &Device::Cpu);
+    let (good, bad) = (tensor([1.0, 2.0, 3.0])?, tensor([1.0, f32::NAN, 3.0])?);
+    assert_eq!(difference(&good, &good)?, 0.0);
+    assert!(difference(&bad, &good)? > 1.0 && difference(&good, &bad)? > 1.0);
+    Ok(())
 }
 
 /// `(frames, height, width, 3)` as the fixtures have it.
