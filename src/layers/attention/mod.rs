@@ -9,7 +9,15 @@ mod tiled;
 use candle_core::{Result, Tensor, bail};
 
 use crate::layers::simd::is_host_f32;
-use crate::model::Kv;
+
+/// Keys and values that are attended to together, `(b, tokens, heads, d)` each.
+#[derive(Clone, Debug)]
+pub struct Kv {
+    /// Keys.
+    pub k: Tensor,
+    /// Values, one for each key.
+    pub v: Tensor,
+}
 
 /// `softmax(q kᵀ / sqrt(d) + bias) v` over the concatenation of all `keys`.
 ///
