@@ -84,7 +84,7 @@ pub struct Licence {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Preset {
-    /// Timesteps before the shift, from 1000 down; the last is above 0.
+    /// Timesteps before the shift, falling, of `0..=1000`.
     pub denoising_steps: Vec<u32>,
     /// `s` in `s·σ / (1 + (s−1)·σ)`.
     pub timestep_shift: f64,
