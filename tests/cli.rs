@@ -289,7 +289,7 @@ fn a_checkpoint_is_inspected() {
     let vae = inspect("vae");
     assert_eq!(vae["container"], "safetensors");
     assert_eq!(vae["dtypes"]["F32"]["tensors"], 194);
-    assert_eq!(vae["fits"]["network"], "auto-encoder of pocket");
+    assert_eq!(vae["fits"]["closest"], "auto-encoder of pocket");
     let dit = inspect("dit_two_step_wide");
     assert_eq!(dit["fits"]["closest"], "transformer of pocket");
     assert!(dit["fits"]["reason"].as_str().unwrap().contains("blocks.3."));
@@ -303,7 +303,7 @@ fn a_lora_is_recognized() {
         let shape = shape.to_vec();
         safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &data).unwrap()
     };
-    let layer = "base_model.model.blocks.7.self_attn.q";
+    let layer = "base_model.model.blocks.5.self_attn.q";
     for (inputs, expected) in [(192, Value::from("transformer of pocket")), (96, Value::Null)] {
         // As many bytes either way.
         let rank = 4 * 192 / inputs;
