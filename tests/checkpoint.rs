@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use gstblockcascade::checkpoint::{
-    self, Checkpoint, Error, Manifest, Role, StoredDtype, TensorShape, requested,
+    self, Checkpoint, Error, Manifest, Place, Role, StoredDtype, TensorShape, requested,
 };
 use gstblockcascade::model::{Interrupt, VideoModel};
-use gstblockcascade::wan::vae::{WanDecoder, WanVaeConfig};
-use gstblockcascade::wan::{WanConfig, WanDit};
+use gstblockcascade::wan::vae::{WanDecoder, WanEncoder, WanVaeConfig};
+use gstblockcascade::wan::{WanConfig, WanDit, dit_config, vae_config};
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 
@@ -398,8 +398,8 @@ fn every_embedded_manifest_is_sound() {
     for name in Manifest::names() {
         let manifest = Manifest::named(name).unwrap();
         assert_eq!(manifest.name, name);
-        assert!(manifest.files.is_empty() == (name == "pocket"));
-        assert!(manifest.file(Role::Tokenizer).is_some() || manifest.files.is_empty());
+        let mut files = manifest.files.iter();
+        assert!(files.all(|file| file.embedded().is_some() == (name == "pocket")), "{name}");
     }
     let preset = |name: &str| Manifest::named(name).unwrap().preset;
     assert_eq!((preset("self-forcing-1.3b").window, preset("self-forcing-1.3b").sink), (6, 0));
@@ -424,12 +424,63 @@ fn a_manifest_is_strict() {
         ("role = \"vae\"", "role = \"decoder\"", "expected one of `dit`"),
         ("\"a0413986", "\"A0413986", "files[0].sha256"),
         ("gdhe17/Self-Forcing", "/Self-Forcing", "files[0].repo"),
+        ("repo = \"gdhe17/Self-Forcing\"\n", "", "files[0].repo: expected owner/name, unless"),
+        ("role = \"tokenizer\"", "role = \"lora\"", "files: expected one of role Tokenizer"),
     ] {
         assert!(text.contains(from), "{from}");
         let error = Manifest::parse(Path::new("m.toml"), &text.replacen(from, to, 1)).unwrap_err();
         assert!(error.to_string().contains(complaint), "{to}: {error}");
         assert!(error.to_string().starts_with("m.toml: "));
     }
+}
+
+#[test]
+fn a_file_without_a_repository_is_one_that_is_embedded() {
+    let text = include_str!("../models/pocket.toml");
+    let parse = |from: &str, to: &str| Manifest::parse(Path::new("m"), &text.replacen(from, to, 1));
+    let path = "path = \"pocket/dit.safetensors\"";
+    let revision = format!("{path}\nrevision = \"{}\"", "0".repeat(40));
+    for to in ["path = \"pocket/none.safetensors\"", "path = \"dit.safetensors\"", &revision] {
+        let error = parse(path, to).unwrap_err().to_string();
+        assert!(error.starts_with("m: files[0].repo: expected owner/name, unless"), "{error}");
+    }
+    let hosted = parse(path, &format!("{path}\nrepo = \"owner/name\"")).unwrap();
+    assert_eq!(hosted.file(Role::Dit).unwrap().embedded(), None);
+    assert_eq!(hosted.file(Role::Dit).unwrap().to_string(), "owner/name/pocket/dit.safetensors");
+}
+
+// Embedded files ----------------------------------------------------------------------------------
+
+#[test]
+fn embedded_files_are_checkpoints_like_any_other() {
+    let manifest = Manifest::named("pocket").unwrap();
+    let open = |role| Checkpoint::open(Place::Embedded(manifest.file(role)?.embedded()?)).ok();
+    let (dit, vae) = (open(Role::Dit).unwrap(), open(Role::Vae).unwrap());
+    let (sizes, latents) = (dit_config(manifest.architecture), vae_config(manifest.architecture));
+    let network = requested(|vb| WanDit::new(&sizes, vb)).unwrap();
+    let decoder = requested(|vb| WanDecoder::new(&latents, vb)).unwrap();
+    let encoder = requested(|vb| WanEncoder::new(&latents, vb)).unwrap();
+    dit.check(&network, &[]).unwrap();
+    vae.check(&decoder, &encoder).unwrap();
+
+    let error = dit.check(&decoder, &[]).unwrap_err().to_string();
+    let lists = [decoder.len(), network.len()].map(|count| format!("{count} tensors "));
+    let [missing, others] = lists;
+    let start = format!("pocket/dit.safetensors (embedded): {missing}missing (");
+    assert!(
+        error.starts_with(&start) && error.contains(&format!("{others}not expected")),
+        "{error}"
+    );
+
+    let vb = dit.var_builder(DType::F32, &Device::Cpu);
+    let error = vb.get(3, "head.head.bias").unwrap_err().to_string();
+    assert!(
+        error.contains("pocket/dit.safetensors (embedded): head.head.bias: expected [3]"),
+        "{error}"
+    );
+    assert!(
+        vb.get(64, "head.head.bias").unwrap().to_vec1::<f32>().unwrap().iter().any(|x| *x != 0.0)
+    );
 }
 
 // Memory ------------------------------------------------------------------------------------------

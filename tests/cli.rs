@@ -203,7 +203,7 @@ fn what_is_there_is_overwritten_only_by_force() {
 }
 
 /// Arguments after the prompt, the exit code, and what the message must hold.
-const BAD: [(&[&str], i32, &[&str]); 18] = [
+const BAD: [(&[&str], i32, &[&str]); 20] = [
     (&["--model", "nope"], 1, &["nope", "pocket", "self-forcing-1.3b"]),
     (&["--model", "nope.toml"], 1, &["nope.toml", "No such file"]),
     (&["--model", "self-forcing-1.3b"], 1, &["self_forcing_dmd.pt", "Wan2.1_VAE.pth", "fetch"]),
@@ -217,6 +217,8 @@ const BAD: [(&[&str], i32, &[&str]); 18] = [
     (&["--steps", "1001"], 1, &["steps", "1001", "1000"]),
     (&["--blocks", "0"], 1, &["blocks", "got 0", "at least 1"]),
     (&["--seconds", "nan"], 1, &["seconds", "NaN", "at least one frame"]),
+    (&["--decoder", "tiny"], 1, &["decoder", "got Tiny", "pocket has files for [Full]"]),
+    (&["--weights-dit", "none.pt"], 1, &["none.pt", "No such file"]),
     (&["--device", "gpu"], 2, &["device", "gpu", "cuda:N"]),
     (&["--prompt-at", "9:x", "--blocks", "2"], 1, &["prompt-at", "block 9", "0 to 1"]),
     (&["-o", "out.mp4"], 1, &["output", "out.mp4", ".y4m"]),
@@ -264,7 +266,11 @@ fn models_are_listed_with_what_is_on_disk() {
         let models = models.as_array().unwrap();
         models.iter().find(|model| model["name"] == name).unwrap().clone()
     };
-    assert_eq!(named("pocket")["files"], Value::Array(Vec::new()));
+    let pocket = named("pocket");
+    assert_eq!((&pocket["download"], pocket["files"].as_array().unwrap().len()), (&0.into(), 4));
+    for file in pocket["files"].as_array().unwrap() {
+        assert_eq!((&file["embedded"], &file["found"]), (&true.into(), &Value::Null), "{file}");
+    }
     let longlive = named("longlive-1.3b");
     assert_eq!(longlive["licence"]["spdx"], "CC-BY-NC-SA-4.0");
     // models.md 0.2.
@@ -272,26 +278,32 @@ fn models_are_listed_with_what_is_on_disk() {
     assert_eq!(longlive["memory"]["text_encoder"]["parameters"], 5_680_910_336u64);
     let files = longlive["files"].as_array().unwrap();
     let vae = files.iter().find(|file| file["role"] == "vae").unwrap();
-    assert_eq!(vae["found"], Value::Null);
+    assert_eq!((&vae["embedded"], &vae["found"]), (&false.into(), &Value::Null));
     assert_eq!(vae["wrong_size"][0][1], 9);
     let text = scratch.run(&args[..3]);
     let text = String::from_utf8(text.stdout).unwrap();
-    assert!(text.contains("wrong size, 9 bytes"), "{text}");
+    assert!(text.contains("wrong size, 9 bytes") && text.contains("embedded ("), "{text}");
 }
 
 #[test]
 fn a_checkpoint_is_inspected() {
     let scratch = Scratch::new();
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let inspect = |name: &str| {
-        let file = fixtures.join(name).join("model.safetensors");
-        scratch.json(&["inspect", "--json", file.to_str().unwrap()])
-    };
-    let vae = inspect("vae");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let inspect =
+        |file: &str| scratch.json(&["inspect", "--json", root.join(file).to_str().unwrap()]);
+    for (file, network) in [
+        ("dit", "transformer of pocket"),
+        ("text_encoder", "text encoder of pocket"),
+        ("vae", "auto-encoder of pocket"),
+    ] {
+        let report = inspect(&format!("models/pocket/{file}.safetensors"));
+        assert_eq!(report["fits"]["network"], network);
+    }
+    let vae = inspect("tests/fixtures/vae/model.safetensors");
     assert_eq!(vae["container"], "safetensors");
     assert_eq!(vae["dtypes"]["F32"]["tensors"], 194);
-    assert_eq!(vae["fits"]["network"], "auto-encoder of pocket");
-    let dit = inspect("dit_two_step_wide");
+    assert_eq!(vae["fits"]["closest"], "auto-encoder of pocket");
+    let dit = inspect("tests/fixtures/dit_two_step_wide/model.safetensors");
     assert_eq!(dit["fits"]["closest"], "transformer of pocket");
     assert!(dit["fits"]["reason"].as_str().unwrap().contains("blocks.3."));
 }
@@ -304,7 +316,7 @@ fn a_lora_is_recognized() {
         let shape = shape.to_vec();
         safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &data).unwrap()
     };
-    let layer = "base_model.model.blocks.7.self_attn.q";
+    let layer = "base_model.model.blocks.5.self_attn.q";
     for (inputs, expected) in [(192, Value::from("transformer of pocket")), (96, Value::Null)] {
         // As many bytes either way.
         let rank = 4 * 192 / inputs;
@@ -320,10 +332,28 @@ fn a_lora_is_recognized() {
 }
 
 #[test]
-fn nothing_is_fetched_for_a_model_without_files() {
-    let done = Scratch::new().run(&["fetch", "pocket"]);
+fn nothing_is_fetched_for_a_model_that_is_embedded() {
+    for args in [&["fetch", "pocket"][..], &["fetch", "pocket", "--role", "dit"]] {
+        let done = Scratch::new().run(args);
+        assert!(done.status.success() && done.stdout.is_empty());
+        assert!(stderr(&done).contains("nothing to fetch"), "{}", stderr(&done));
+    }
+    let done = Scratch::new().run(&["fetch", "pocket", "--role", "taehv"]);
     assert_eq!(done.status.code(), Some(1));
-    assert!(stderr(&done).contains("no files to fetch"), "{}", stderr(&done));
+    assert!(stderr(&done).contains("got taehv, pocket has dit, vae"), "{}", stderr(&done));
+}
+
+#[test]
+fn pocket_runs_without_files_and_without_an_environment() {
+    let scratch = Scratch::new();
+    let args = [&["generate", "a red ball", "-o", "a.y4m", "--frames", "9"], &SIZE[..]].concat();
+    let done = scratch.tool(&args).env_clear().output().unwrap();
+    assert!(done.status.success() && !stderr(&done).contains("random"), "{}", stderr(&done));
+    scratch.generate("random.y4m", &["--frames", "9", "--random-weights"]);
+    scratch.generate("tiny.y4m", &["--frames", "9", "--random-weights", "--decoder", "tiny"]);
+    let [embedded, random, tiny] =
+        ["a.y4m", "random.y4m", "tiny.y4m"].map(|name| Video::read(&scratch.path(name)).frames);
+    assert!(embedded.len() == 9 && embedded != random && random != tiny);
 }
 
 /// The end of a process, which must come in time.

@@ -132,11 +132,16 @@ impl FrameDecoder for Mean {
 }
 
 fn config(prompt: &str, blocks: u64) -> GeneratorConfig {
-    let model = Manifest::named("pocket").unwrap();
     let weights = WeightsSource::Random { seed: 0 };
+    GeneratorConfig { weights, ..pocket(prompt, blocks) }
+}
+
+/// The embedded model, with a small picture.
+fn pocket(prompt: &str, blocks: u64) -> GeneratorConfig {
+    let model = Manifest::named("pocket").unwrap();
     let prompt = prompt.to_owned();
     let size = Some(FrameSize { width: 16, height: 16 });
-    GeneratorConfig { prompt, blocks: Some(blocks), size, ..GeneratorConfig::new(model, weights) }
+    GeneratorConfig { prompt, blocks: Some(blocks), size, ..GeneratorConfig::new(model) }
 }
 
 struct Rig {
@@ -176,6 +181,11 @@ fn lengths(frames: &[Frame]) -> Vec<u32> {
 
 fn all(generator: &mut Generator) -> Vec<Frame> {
     generator.collect::<Result<Vec<_>, _>>().unwrap()
+}
+
+/// All frames of a stream.
+fn run(config: &GeneratorConfig) -> Vec<Frame> {
+    all(&mut Generator::new(config).unwrap())
 }
 
 /// Runs `work` on a thread and fails when it takes too long.
@@ -466,10 +476,7 @@ fn a_stream_that_failed_can_be_restarted() {
 #[test]
 fn pocket_with_random_weights_makes_the_same_frames_every_time() {
     let config = GeneratorConfig { cascade_width: 2, ..config("a red ball", 2) };
-    let run = |seed| {
-        let config = GeneratorConfig { seed, ..config.clone() };
-        all(&mut Generator::new(&config).unwrap())
-    };
+    let run = |seed| run(&GeneratorConfig { seed, ..config.clone() });
     let frames = run(1);
     assert_eq!((frames.len(), frames[0].width, frames[0].height), (21, 16, 16));
     assert!(frames == run(1) && frames != run(2));
@@ -478,14 +485,78 @@ fn pocket_with_random_weights_makes_the_same_frames_every_time() {
 }
 
 #[test]
+fn pocket_needs_no_files_and_its_frames_follow_the_seed_and_the_prompt() {
+    let ball = pocket("a red ball", 2);
+    let frames = run(&ball);
+    assert_eq!((frames.len(), frames[0].width, frames[0].height), (21, 16, 16));
+    assert!(frames == run(&ball));
+    assert!(frames != run(&GeneratorConfig { seed: 1, ..ball.clone() }));
+    assert!(frames != run(&pocket("a blue square at night", 2)), "the prompt reaches the picture");
+    assert!(frames != run(&config("a red ball", 2)), "weights are not random");
+}
+
+#[test]
+fn any_prompt_makes_a_video() {
+    let long = "a red ball bounces, ".repeat(500);
+    let scripts =
+        ["ein roter Ball fällt über den Strand", "красный мяч", "赤いボール", "كرة حمراء"];
+    let odd = ["", " \n\t ", &long, "🔴⚽🏖️👩‍👩‍👧‍👦", "\0\u{202e}\u{fffd}", "<pad></s><unk>&nbsp;"];
+    for prompt in scripts.iter().chain(&odd) {
+        assert_eq!(run(&pocket(prompt, 1)).len(), 9, "{prompt}");
+    }
+}
+
+#[test]
+fn single_files_take_the_place_of_embedded_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, embedded) = (pocket("a red ball", 1), run(&pocket("a red ball", 1)));
+    let architecture = config.model.architecture;
+    let dit =
+        write(folder.path(), "dit.safetensors", |vb| WanDit::new(&dit_config(architecture), vb));
+    let with = |paths: WeightPaths| {
+        let weights = WeightsSource::Files(paths);
+        Generator::new(&GeneratorConfig { weights, ..config.clone() })
+    };
+    let paths = WeightPaths { dit: Some(dit.clone()), ..WeightPaths::default() };
+    let own = all(&mut with(paths).unwrap());
+    assert!(own.len() == 9 && own != embedded);
+    let paths = WeightPaths { decoder: Some(dit), ..WeightPaths::default() };
+    let error = with(paths).unwrap_err().to_string();
+    assert!(error.contains("dit.safetensors: ") && error.contains("missing"), "{error}");
+}
+
+#[test]
+fn an_embedded_file_of_another_network_is_refused_by_name() {
+    let text = include_str!("../models/pocket.toml").replace("pocket/vae.", "pocket/dit.");
+    let model = Manifest::parse(Path::new("m"), &text).unwrap();
+    let error = Generator::new(&GeneratorConfig { model, ..pocket("", 1) }).unwrap_err();
+    assert!(matches!(error, Error::Weights(checkpoint::Error::Mismatch { .. })), "{error}");
+    assert!(error.to_string().starts_with("pocket/dit.safetensors (embedded): "), "{error}");
+}
+
+#[test]
+fn a_decoder_that_the_model_lacks_must_be_named_or_random() {
+    for decoder in [Decoder::Light, Decoder::Tiny, Decoder::LightTiny] {
+        let config = GeneratorConfig { decoder, ..pocket("", 1) };
+        let error = config.validate().unwrap_err();
+        assert!(matches!(error, Error::Config { field: "decoder", .. }), "{error}");
+        assert!(error.to_string().contains("pocket has files for [Full]"), "{error}");
+        let named = WeightPaths { decoder: Some("here.pth".into()), ..WeightPaths::default() };
+        for weights in [WeightsSource::Files(named), WeightsSource::Random { seed: 0 }] {
+            GeneratorConfig { weights, ..config.clone() }.validate().unwrap();
+        }
+    }
+}
+
+#[test]
 fn every_dtype_and_decoder_makes_frames() {
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
         let config = GeneratorConfig { dtype, ..config("a red ball", 1) };
-        assert_eq!(all(&mut Generator::new(&config).unwrap()).len(), 9, "{dtype:?}");
+        assert_eq!(run(&config).len(), 9, "{dtype:?}");
     }
     for decoder in [Decoder::Light, Decoder::Tiny, Decoder::LightTiny] {
         let config = GeneratorConfig { decoder, ..config("a red ball", 2) };
-        let frames = all(&mut Generator::new(&config).unwrap());
+        let frames = run(&config);
         assert_eq!((frames.len(), frames[0].width), (21, 16), "{decoder:?}");
     }
 }
@@ -494,18 +565,33 @@ fn every_dtype_and_decoder_makes_frames() {
 fn missing_files_are_listed() {
     let model = Manifest::named("longlive-1.3b").unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let given = WeightPaths { tokenizer: "here.json".into(), ..WeightPaths::default() };
-    let error = given.complete(&model, Some(folder.path()), Decoder::Tiny).unwrap_err().to_string();
+    let paths = WeightPaths {
+        folder: Some(folder.path().into()),
+        tokenizer: Some("here.json".into()),
+        ..WeightPaths::default()
+    };
+    let weights = WeightsSource::Files(paths);
+    let decoder = Decoder::Tiny;
+    let mut config = GeneratorConfig { weights, decoder, ..GeneratorConfig::new(model) };
+    let error = config.check_weights().unwrap_err();
+    assert!(matches!(error, Error::MissingWeights { .. }), "{error}");
+    let error = error.to_string();
+    assert_eq!(Generator::new(&config).unwrap_err().to_string(), error);
     for file in ["longlive_base.pt", "lora.pt", "umt5-xxl-enc-bf16.pth", "taew2_1.safetensors"] {
         assert!(error.contains(file), "{file} is not in {error}");
     }
     for file in ["Wan2.1_VAE.pth", "tokenizer.json"] {
         assert!(!error.contains(file), "{file} is in {error}");
     }
-    let paths = ["dit", "text_encoder", "tokenizer", "decoder"].map(PathBuf::from);
-    let [dit, text_encoder, tokenizer, decoder] = paths;
-    let given = WeightPaths { dit, text_encoder, tokenizer, decoder, loras: vec!["lora".into()] };
-    assert_eq!(given.clone().complete(&model, None, Decoder::Full).unwrap(), given);
+    config.weights = WeightsSource::Files(WeightPaths {
+        folder: None,
+        dit: Some("dit.pt".into()),
+        loras: vec!["lora.pt".into()],
+        text_encoder: Some("text.pth".into()),
+        tokenizer: Some("tokenizer.json".into()),
+        decoder: Some("decoder.pth".into()),
+    });
+    config.check_weights().unwrap();
 }
 
 #[test]
@@ -515,7 +601,11 @@ fn files_that_are_not_the_models_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let tokenizer = folder.path().join("tokenizer.json");
     std::fs::write(&tokenizer, "{}").unwrap();
-    let mut paths = WeightPaths { tokenizer: tokenizer.clone(), ..WeightPaths::default() };
+    let mut paths = WeightPaths {
+        text_encoder: Some("none.pth".into()),
+        tokenizer: Some(tokenizer.clone()),
+        ..WeightPaths::default()
+    };
     let refuse = |paths: &WeightPaths| {
         let weights = WeightsSource::Files(paths.clone());
         let config = GeneratorConfig { weights, ..config("", 1) };
@@ -524,7 +614,7 @@ fn files_that_are_not_the_models_are_refused_by_name() {
     assert!(refuse(&paths).contains("tokenizer.json"), "{}", refuse(&paths));
     std::fs::write(&tokenizer, TOKENIZER).unwrap();
     assert!(refuse(&paths).contains("cannot be read"), "{}", refuse(&paths));
-    paths.text_encoder = fixture("umt5/model.safetensors");
+    paths.text_encoder = Some(fixture("umt5/model.safetensors"));
     let error = refuse(&paths);
     assert!(error.contains("umt5/model.safetensors") && error.contains("shape"), "{error}");
 }
@@ -555,13 +645,18 @@ fn a_model_runs_from_its_files_and_loading_can_be_cancelled() {
     let (text, vae) = (text_config(architecture), vae_config(architecture));
     let text_encoder = write(folder.path(), "text.safetensors", |vb| Umt5Encoder::new(&text, vb));
     let decoder = write(folder.path(), "vae.safetensors", |vb| WanDecoder::new(&vae, vb));
-    let weights =
-        WeightsSource::Files(WeightPaths { dit, text_encoder, tokenizer, decoder, loras: vec![] });
+    let weights = WeightsSource::Files(WeightPaths {
+        dit: Some(dit),
+        text_encoder: Some(text_encoder),
+        tokenizer: Some(tokenizer),
+        decoder: Some(decoder),
+        ..WeightPaths::default()
+    });
     let config = GeneratorConfig { weights, ..config("a", 2) };
-    let frames = all(&mut Generator::new(&config).unwrap());
+    let frames = run(&config);
     assert_eq!(frames.len(), 21);
     let other = GeneratorConfig { prompt: "aa".into(), ..config.clone() };
-    assert!(frames != all(&mut Generator::new(&other).unwrap()), "the prompt reaches the picture");
+    assert!(frames != run(&other), "the prompt reaches the picture");
 
     let controls = Controls::new(&config).unwrap();
     controls.cancel();

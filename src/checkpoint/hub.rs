@@ -54,6 +54,7 @@ impl Hub {
     /// The path of a file in the cache, fetched first if it is not there; a transfer that broke off
     /// is taken up where it stopped. A file of another size or hash than the manifest's is removed,
     /// and fetched again where it was there before.
+    /// An embedded file is nowhere to be fetched from, which is an error.
     pub fn fetch(&self, file: &ModelFile, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
         if let Some(path) = cache::find(&self.cache, file) {
             match checked(file, path) {
@@ -65,8 +66,11 @@ impl Hub {
     }
 
     fn download(&self, file: &ModelFile, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
+        let Some(repo) = file.repo.clone() else {
+            return Err(refused_file(file, "expected a file of the hub"));
+        };
         let revision = file.revision.clone().unwrap_or_else(|| "main".to_owned());
-        let repo = self.api.repo(Repo::with_revision(file.repo.clone(), RepoType::Model, revision));
+        let repo = self.api.repo(Repo::with_revision(repo, RepoType::Model, revision));
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -74,7 +78,7 @@ impl Hub {
             match repo.download_with_progress(&file.path, bar) {
                 Ok(path) => return Ok(path),
                 Err(e) if attempt == ATTEMPTS || is_final(&e) => return Err(refused_file(file, e)),
-                Err(e) => log::warn!("{}/{}: {e}; trying again", file.repo, file.path),
+                Err(e) => log::warn!("{file}: {e}; trying again"),
             }
             std::thread::sleep(PAUSE * 2u32.pow(attempt - 1));
         }
@@ -146,7 +150,7 @@ fn discard(path: &Path) {
 }
 
 fn refused_file(file: &ModelFile, reason: impl std::fmt::Display) -> Error {
-    refused(&format!("{}/{}", file.repo, file.path), reason)
+    refused(&file.to_string(), reason)
 }
 
 fn refused(file: &str, reason: impl std::fmt::Display) -> Error {
@@ -246,7 +250,7 @@ mod tests {
     fn file(sha256: Option<String>) -> ModelFile {
         ModelFile {
             role: Role::Dit,
-            repo: "owner/name".into(),
+            repo: Some("owner/name".into()),
             revision: Some(COMMIT.into()),
             path: "folder/file.bin".into(),
             size: Some(300_000),
@@ -315,5 +319,8 @@ mod tests {
         let missing = ModelFile { path: "none".into(), ..file(None) };
         let error = hub.fetch(&missing, &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains("404"), "{error}");
+        let embedded = ModelFile { repo: None, revision: None, ..missing };
+        let error = hub.fetch(&embedded, &mut |_| {}).unwrap_err().to_string();
+        assert_eq!(error, "none (embedded): cannot be fetched: expected a file of the hub");
     }
 }

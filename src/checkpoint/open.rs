@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::error::{Error, Result};
+use super::place::Place;
 use super::source::Source;
 use super::{Checkpoint, Entry, names, safetensors, torch};
 use crate::model::Interrupt;
@@ -29,8 +30,18 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Opens a file, an index or a folder; `prefer` are the dicts to look for in a `.pt` file.
-pub(super) fn path(path: &Path, prefer: &[&str]) -> Result<Checkpoint> {
+/// Opens what is at a place; `prefer` are the dicts to look for in a `.pt` file.
+pub(super) fn place(place: &Place, prefer: &[&str]) -> Result<Checkpoint> {
+    match place {
+        Place::Disk(path) => self::path(path, prefer),
+        Place::Embedded(embedded) => {
+            file(Source::memory(&embedded.to_string(), embedded.bytes().into()), prefer)
+        }
+    }
+}
+
+/// Opens a file, an index or a folder.
+fn path(path: &Path, prefer: &[&str]) -> Result<Checkpoint> {
     if path.is_dir() {
         return self::path(&only_checkpoint(path)?, prefer);
     }

@@ -3,7 +3,7 @@
 use super::error::{Error, Result};
 use super::flow::FlowSchedule;
 use super::frames::FrameSize;
-use super::weights::WeightsSource;
+use super::weights::{WeightPaths, WeightsSource};
 use crate::cascade::{
     AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryRules, PromptPolicy,
     SinkPosition, Timetable,
@@ -84,11 +84,12 @@ pub struct GeneratorConfig {
 }
 
 impl GeneratorConfig {
-    /// The preset as it is meant to be run, sequentially, on the best device there is.
-    pub fn new(model: Manifest, weights: WeightsSource) -> Self {
+    /// The preset as it is meant to be run: on the model's own weights, sequentially, on the best
+    /// device there is.
+    pub fn new(model: Manifest) -> Self {
         Self {
             model,
-            weights,
+            weights: WeightsSource::default(),
             device: DeviceSpec::Auto,
             dtype: Dtype::Auto,
             decoder: Decoder::Full,
@@ -110,6 +111,15 @@ impl GeneratorConfig {
         let spec = wan::dit_config(self.model.architecture).spec();
         let spec = spec.map_err(|error| Error::config("architecture", error.to_string()))?;
         self.plan(spec).map(|_| ())
+    }
+
+    /// Whether every file of weights is somewhere: an error lists those that are missing. Reads
+    /// none of them, and random weights need none.
+    pub fn check_weights(&self) -> Result<()> {
+        match &self.weights {
+            WeightsSource::Random { .. } => Ok(()),
+            WeightsSource::Files(paths) => paths.find(&self.model, self.decoder).map(|_| ()),
+        }
     }
 
     /// Size of the frames that will come.
@@ -150,9 +160,23 @@ impl GeneratorConfig {
         }
         let size = self.frame_size();
         check_size(size, spec.size_multiple() as u32)?;
+        self.check_decoder()?;
         let cascade = self.cascade(timetable.stagger(), size, &spec);
         let Self { seed, prompt_policy, .. } = *self;
         Ok(Plan { schedule, cascade, prompt_policy, seed, size })
+    }
+
+    /// Not every model has a small decoder; one may still be named.
+    fn check_decoder(&self) -> Result<()> {
+        let WeightsSource::Files(WeightPaths { decoder: None, .. }) = &self.weights else {
+            return Ok(());
+        };
+        let (name, decoders) = (&self.model.name, Decoder::of(&self.model));
+        if decoders.contains(&self.decoder) {
+            return Ok(());
+        }
+        let expected = format!("{name} has files for {decoders:?}; another file has to be named");
+        Err(Error::config("decoder", format!("got {:?}, {expected}", self.decoder)))
     }
 
     fn cascade(&self, stagger: usize, size: FrameSize, spec: &VideoSpec) -> CascadeConfig {

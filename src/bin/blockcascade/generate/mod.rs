@@ -24,12 +24,6 @@ pub fn run(args: &Args) -> Result<()> {
     let controls = Controls::new(&config)?;
     args.prompts(length.blocks)?.into_iter().for_each(|prompt| controls.set_prompt(prompt));
     let mut output = Output::open(&args.output, &config, args.force)?;
-    if config.model.files.is_empty() {
-        eprintln!(
-            "{} is not trained yet: its weights are random, its picture is noise",
-            config.model.name
-        );
-    }
     cancel_on_signals(controls.clone())?;
     let mut progress = Progress::new(&config, length.frames)?;
     let done = match Generator::with_controls(&config, controls) {
