@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Result as CandleResult, Tensor, bail};
 use candle_nn::VarBuilder;
 use gstblockcascade::cascade::PromptPolicy;
-use gstblockcascade::checkpoint::{self, Manifest};
+use gstblockcascade::checkpoint::{self, Manifest, Role};
 use gstblockcascade::generator::{
     Controls, Decoder, Dtype, Error, Frame, FrameSize, Generator, GeneratorConfig, Parts, Prompt,
     WeightPaths, WeightsSource,
@@ -586,11 +586,14 @@ fn missing_files_are_listed() {
     config.weights = WeightsSource::Files(WeightPaths {
         folder: None,
         dit: Some("dit.pt".into()),
-        loras: vec!["lora.pt".into()],
+        loras: vec!["style.pt".into()],
         text_encoder: Some("text.pth".into()),
         tokenizer: Some("tokenizer.json".into()),
         decoder: Some("decoder.pth".into()),
     });
+    let error = config.check_weights().unwrap_err().to_string();
+    assert_eq!(error, "longlive-1.3b: not on disk: lora.pt", "no other LoRA stands for its own");
+    config.model.files.retain(|file| file.role != Role::Lora);
     config.check_weights().unwrap();
 }
 

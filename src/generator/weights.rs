@@ -32,7 +32,8 @@ pub struct WeightPaths {
     pub folder: Option<PathBuf>,
     /// The transformer.
     pub dit: Option<PathBuf>,
-    /// What is merged into it, at full strength, in this order; if none, the model's own LoRA.
+    /// What is merged into it, at full strength, in this order, after the model's own LoRA: that one
+    /// is a part of the model and cannot be left out.
     pub loras: Vec<PathBuf>,
     /// The text encoder.
     pub text_encoder: Option<PathBuf>,
@@ -58,10 +59,9 @@ impl WeightPaths {
         let located = model.locate(self.folder.as_deref());
         let mut search = Search { located, missing: Vec::new() };
         let dit = search.place(self.dit.as_deref(), Role::Dit);
-        let loras = match model.file(Role::Lora) {
-            Some(_) if self.loras.is_empty() => search.place(None, Role::Lora).map(|own| vec![own]),
-            _ => Some(self.loras.iter().map(Place::from).collect()),
-        };
+        let own_lora = model.file(Role::Lora).map(|_| search.place(None, Role::Lora));
+        let loras = own_lora.into_iter().chain(self.loras.iter().map(|path| Some(path.into())));
+        let loras = loras.collect::<Option<Vec<_>>>();
         let text_encoder = search.place(self.text_encoder.as_deref(), Role::TextEncoder);
         let tokenizer = search.place(self.tokenizer.as_deref(), Role::Tokenizer);
         let decoder = search.place(self.decoder.as_deref(), decoder.role());
@@ -120,6 +120,38 @@ impl Decoder {
             Self::Light => Role::LightVae,
             Self::Tiny => Role::Taehv,
             Self::LightTiny => Role::LightTaehv,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_models_own_lora_comes_first_and_is_never_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut model = Manifest::named("longlive-1.3b").unwrap();
+        for file in &mut model.files {
+            file.size = None;
+            std::fs::write(folder.path().join(file.name()), "").unwrap();
+        }
+        let find = |loras: &[&str]| {
+            let paths = WeightPaths {
+                folder: Some(folder.path().into()),
+                loras: loras.iter().map(PathBuf::from).collect(),
+                ..WeightPaths::default()
+            };
+            paths.find(&model, Decoder::Full).map(|places| places.loras)
+        };
+        let own = folder.path().join("lora.pt");
+        assert_eq!(find(&[]).unwrap(), [Place::from(&own)]);
+        let both = ["a.pt", "b.pt"].map(Place::from);
+        assert_eq!(find(&["a.pt", "b.pt"]).unwrap(), [&[Place::from(&own)], &both[..]].concat());
+        std::fs::remove_file(own).unwrap();
+        for given in [&[][..], &["a.pt"]] {
+            let error = find(given).unwrap_err();
+            assert!(matches!(error, Error::MissingWeights { .. }), "{error}");
         }
     }
 }

@@ -18,7 +18,7 @@ pub struct WeightArgs {
     /// The transformer
     #[arg(long, value_name = "FILE")]
     weights_dit: Option<PathBuf>,
-    /// A LoRA to merge into the transformer, in place of the model's own; may be repeated
+    /// A LoRA to merge into the transformer, after the model's own; may be repeated
     #[arg(long, value_name = "FILE")]
     weights_lora: Vec<PathBuf>,
     /// The text encoder
