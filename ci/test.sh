@@ -67,6 +67,8 @@ step "who may name whom" ci/arrows.sh
 step "lints, generator only" lint --no-default-features
 step "lints, default features" lint
 step "lints, with hub" lint --features hub
+step "hub alone" cargo check --release --no-default-features --features hub
+step "tool alone" cargo check --release --no-default-features --features cli
 step "documentation" document
 step "tests, generator only" cargo test --release --no-default-features
 step "tests, all that builds without CUDA" cargo test --release --features hub

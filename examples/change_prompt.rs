@@ -2,11 +2,10 @@
 #![allow(clippy::print_stdout)] // an example speaks to its reader
 
 use gstblockcascade::checkpoint::Manifest;
-use gstblockcascade::generator::{Error, Generator, GeneratorConfig, Prompt, WeightsSource};
+use gstblockcascade::generator::{Error, Generator, GeneratorConfig, Prompt};
 
 fn main() -> Result<(), Error> {
-    let weights = WeightsSource::Random { seed: 0 };
-    let mut config = GeneratorConfig::new(Manifest::named("pocket")?, weights);
+    let mut config = GeneratorConfig::new(Manifest::named("pocket")?);
     config.prompt = "a beach in the morning".into();
     config.blocks = Some(4);
     let mut generator = Generator::new(&config)?;

@@ -2,12 +2,10 @@
 #![allow(clippy::print_stdout)] // an example speaks to its reader
 
 use gstblockcascade::checkpoint::Manifest;
-use gstblockcascade::generator::{Error, Generator, GeneratorConfig, WeightsSource};
+use gstblockcascade::generator::{Error, Generator, GeneratorConfig};
 
 fn main() -> Result<(), Error> {
-    // The small model is not trained yet: with random weights the picture is noise.
-    let weights = WeightsSource::Random { seed: 0 };
-    let mut config = GeneratorConfig::new(Manifest::named("pocket")?, weights);
+    let mut config = GeneratorConfig::new(Manifest::named("pocket")?);
     config.prompt = "a red ball bounces on a beach".into();
     config.blocks = Some(2);
     config.cascade_width = 2;

@@ -12,7 +12,7 @@
 //! - [`model`]: what a family of networks implements. The seam between the two halves of the crate.
 //! - [`wan`]: the one family there is, Wan 2.1: transformer, auto-encoders, text encoder.
 //! - [`layers`]: what networks are built of: attention, convolution, norms, rotation.
-//! - [`checkpoint`]: files of weights to tensors, and the manifests that name them.
+//! - [`checkpoint`]: files of weights to tensors, the manifests that name them, and the embedded ones.
 //! - [`device`]: what it all runs on.
 //!
 //! With the feature `gst` the library is also a GStreamer plugin; its element is yet to come.

@@ -10,14 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use candle_core::{Device, Result, Tensor, bail};
 
-/// Keys and values of one layer of one block, `(1, tokens, heads, head_dim)`; keys are rotated.
-#[derive(Clone, Debug)]
-pub struct Kv {
-    /// Keys, already rotated to their positions.
-    pub k: Tensor,
-    /// Values, never rotated.
-    pub v: Tensor,
-}
+/// Here, those of one layer of one block, `(1, tokens, heads, head_dim)`: keys are rotated to their
+/// positions, values never are.
+pub use crate::layers::attention::Kv;
 
 /// What the blocks of one forward may attend to at one layer, oldest first.
 #[derive(Clone, Debug)]

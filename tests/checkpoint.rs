@@ -4,13 +4,16 @@
 
 use std::collections::BTreeMap;
 use std::collections::HashMap;
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use gstblockcascade::checkpoint::{
-    self, Checkpoint, Error, Manifest, Role, StoredDtype, TensorShape, requested,
+    self, Checkpoint, Error, Manifest, Place, Role, StoredDtype, TensorShape, requested,
 };
-use gstblockcascade::model::Interrupt;
+use gstblockcascade::model::{Interrupt, VideoModel};
+use gstblockcascade::wan::vae::{WanDecoder, WanEncoder, WanVaeConfig};
+use gstblockcascade::wan::{WanConfig, WanDit, dit_config, vae_config};
 use proptest::prelude::*;
 use safetensors::tensor::TensorView;
 
@@ -395,8 +398,8 @@ fn every_embedded_manifest_is_sound() {
     for name in Manifest::names() {
         let manifest = Manifest::named(name).unwrap();
         assert_eq!(manifest.name, name);
-        assert!(manifest.files.is_empty() == (name == "pocket"));
-        assert!(manifest.file(Role::Tokenizer).is_some() || manifest.files.is_empty());
+        let mut files = manifest.files.iter();
+        assert!(files.all(|file| file.embedded().is_some() == (name == "pocket")), "{name}");
     }
     let preset = |name: &str| Manifest::named(name).unwrap().preset;
     assert_eq!((preset("self-forcing-1.3b").window, preset("self-forcing-1.3b").sink), (6, 0));
@@ -421,6 +424,8 @@ fn a_manifest_is_strict() {
         ("role = \"vae\"", "role = \"decoder\"", "expected one of `dit`"),
         ("\"a0413986", "\"A0413986", "files[0].sha256"),
         ("gdhe17/Self-Forcing", "/Self-Forcing", "files[0].repo"),
+        ("repo = \"gdhe17/Self-Forcing\"\n", "", "files[0].repo: expected owner/name, unless"),
+        ("role = \"tokenizer\"", "role = \"lora\"", "files: expected one of role Tokenizer"),
     ] {
         assert!(text.contains(from), "{from}");
         let error = Manifest::parse(Path::new("m.toml"), &text.replacen(from, to, 1)).unwrap_err();
@@ -429,25 +434,105 @@ fn a_manifest_is_strict() {
     }
 }
 
+#[test]
+fn a_file_without_a_repository_is_one_that_is_embedded() {
+    let text = include_str!("../models/pocket.toml");
+    let parse = |from: &str, to: &str| Manifest::parse(Path::new("m"), &text.replacen(from, to, 1));
+    let path = "path = \"pocket/dit.safetensors\"";
+    let revision = format!("{path}\nrevision = \"{}\"", "0".repeat(40));
+    for to in ["path = \"pocket/none.safetensors\"", "path = \"dit.safetensors\"", &revision] {
+        let error = parse(path, to).unwrap_err().to_string();
+        assert!(error.starts_with("m: files[0].repo: expected owner/name, unless"), "{error}");
+    }
+    let hosted = parse(path, &format!("{path}\nrepo = \"owner/name\"")).unwrap();
+    assert_eq!(hosted.file(Role::Dit).unwrap().embedded(), None);
+    assert_eq!(hosted.file(Role::Dit).unwrap().to_string(), "owner/name/pocket/dit.safetensors");
+}
+
+// Embedded files ----------------------------------------------------------------------------------
+
+#[test]
+fn embedded_files_are_checkpoints_like_any_other() {
+    let manifest = Manifest::named("pocket").unwrap();
+    let open = |role| Checkpoint::open(Place::Embedded(manifest.file(role)?.embedded()?)).ok();
+    let (dit, vae) = (open(Role::Dit).unwrap(), open(Role::Vae).unwrap());
+    let (sizes, latents) = (dit_config(manifest.architecture), vae_config(manifest.architecture));
+    let network = requested(|vb| WanDit::new(&sizes, vb)).unwrap();
+    let decoder = requested(|vb| WanDecoder::new(&latents, vb)).unwrap();
+    let encoder = requested(|vb| WanEncoder::new(&latents, vb)).unwrap();
+    dit.check(&network, &[]).unwrap();
+    vae.check(&decoder, &encoder).unwrap();
+
+    let error = dit.check(&decoder, &[]).unwrap_err().to_string();
+    let lists = [decoder.len(), network.len()].map(|count| format!("{count} tensors "));
+    let [missing, others] = lists;
+    let start = format!("pocket/dit.safetensors (embedded): {missing}missing (");
+    assert!(
+        error.starts_with(&start) && error.contains(&format!("{others}not expected")),
+        "{error}"
+    );
+
+    let vb = dit.var_builder(DType::F32, &Device::Cpu);
+    let error = vb.get(3, "head.head.bias").unwrap_err().to_string();
+    assert!(
+        error.contains("pocket/dit.safetensors (embedded): head.head.bias: expected [3]"),
+        "{error}"
+    );
+    assert!(
+        vb.get(64, "head.head.bias").unwrap().to_vec1::<f32>().unwrap().iter().any(|x| *x != 0.0)
+    );
+}
+
 // Memory ------------------------------------------------------------------------------------------
 
 const CHILD: &str = "CHECKPOINT_TEST_CHILD";
 const TENSORS: usize = 80;
 const SIDE: usize = 1 << 20; // elements of a tensor: 4 MiB in f32
 
-/// Loads the file named in the environment and prints the peak of resident memory; run by
-/// `memory_stays_near_the_weights` in a process of its own.
+/// Does what the environment says and prints by how much the peak of resident memory has grown: run
+/// by `grown` in a process of its own.
 #[test]
-fn child_that_loads() {
+fn child_that_grows() {
     let Ok(task) = std::env::var(CHILD) else { return };
-    let (dtype, path) = task.split_once(':').unwrap();
-    let dtype = if dtype == "bf16" { DType::BF16 } else { DType::F32 };
+    let (task, path) = task.split_once(':').unwrap();
     let before = status("VmHWM");
+    match task {
+        "bf16" => load(path, DType::BF16),
+        "f32" => load(path, DType::F32),
+        "dit" => {
+            let checkpoint = Checkpoint::open(path).unwrap();
+            let lora = Path::new(path).with_file_name("lora.safetensors");
+            let vb = checkpoint.with_lora(lora, 1.0).unwrap().var_builder(DType::F32, &Device::Cpu);
+            let dit = WanDit::new(&medium(), vb).unwrap();
+            assert_eq!(dit.spec().heads, medium().num_heads);
+        }
+        "open" => assert!(Checkpoint::open(path).is_err()),
+        "shapes" => {
+            requested(|vb| WanDecoder::new(&WanVaeConfig::wan21(), vb)).unwrap();
+            requested(|vb| WanDit::new(&WanConfig::t2v_14b(), vb)).unwrap();
+        }
+        other => panic!("no task {other}"),
+    }
+    eprintln!("grown by {}", status("VmHWM") - before);
+}
+
+fn load(path: &str, dtype: DType) {
     let vb = Checkpoint::open(path).unwrap().var_builder(dtype, &Device::Cpu);
     let tensors: Vec<Tensor> =
         (0..TENSORS).map(|i| vb.get(SIDE, &format!("t{i}")).unwrap()).collect();
     assert_eq!(tensors.len(), TENSORS);
-    eprintln!("grown by {}", status("VmHWM") - before);
+}
+
+/// Kilobytes by which a process grows that does this with a file.
+fn grown(task: &str, path: &Path) -> usize {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_that_grows", "--nocapture"])
+        .env(CHILD, format!("{task}:{}", path.display()))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    let grown = text.lines().find_map(|line| line.strip_prefix("grown by "));
+    grown.unwrap_or_else(|| panic!("{text}")).parse().unwrap()
 }
 
 /// Kilobytes of one line of /proc/self/status.
@@ -467,19 +552,143 @@ fn memory_stays_near_the_weights() {
     let views: HashMap<String, _> = (0..TENSORS).map(|i| (format!("t{i}"), view.clone())).collect();
     ::safetensors::serialize_to_file(views, None, &path).unwrap();
     for (dtype, size) in [("bf16", 2), ("f32", 4)] {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "child_that_loads", "--nocapture"])
-            .env(CHILD, format!("{dtype}:{}", path.display()))
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stderr);
-        let grown = text.lines().find_map(|line| line.strip_prefix("grown by ")).unwrap();
-        let grown: usize = grown.parse().unwrap();
+        let grown = grown(dtype, &path);
         let weights = TENSORS * SIDE * size / 1024;
         let limit = weights * 115 / 100 + SIDE * 4 / 1024;
         eprintln!("{dtype}: {grown} kB for {weights} kB of weights, at most {limit}");
         assert!(grown > weights && grown < limit, "{dtype}: {grown}, expected up to {limit}");
     }
+}
+
+/// A transformer of 100 MB in f32, 6 MB of them its largest tensor.
+fn medium() -> WanConfig {
+    WanConfig { dim: 512, ffn_dim: 2048, num_heads: 4, num_layers: 6, ..WanConfig::pocket() }
+}
+
+/// What `torch.save` makes of bf16 tensors of these shapes, all numbers the same.
+fn torch(tensors: &[TensorShape]) -> Vec<u8> {
+    let mut pickle = b"\x80\x02}(".to_vec();
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (i, TensorShape { name, shape }) in tensors.iter().enumerate() {
+        let count: usize = shape.iter().product();
+        let strides = (1..=shape.len()).map(|axis| shape[axis..].iter().product());
+        text(&mut pickle, name);
+        pickle.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
+        text(&mut pickle, "storage");
+        pickle.extend(b"ctorch\nBFloat16Storage\n");
+        text(&mut pickle, &i.to_string());
+        text(&mut pickle, "cpu");
+        numbers(&mut pickle, [count]);
+        pickle.extend(b"tQK\0(");
+        numbers(&mut pickle, shape.iter().copied());
+        pickle.extend(b"t(");
+        numbers(&mut pickle, strides);
+        pickle.extend(b"t\x89}tR");
+        zip.start_file(format!("archive/data/{i}"), stored()).unwrap();
+        zip.write_all(&vec![0x3c; 2 * count]).unwrap();
+    }
+    pickle.extend(b"u.");
+    zip.start_file("archive/data.pkl", stored()).unwrap();
+    zip.write_all(&pickle).unwrap();
+    zip.finish().unwrap().into_inner()
+}
+
+fn text(pickle: &mut Vec<u8>, text: &str) {
+    pickle.push(b'X');
+    pickle.extend((text.len() as u32).to_le_bytes());
+    pickle.extend(text.as_bytes());
+}
+
+fn numbers(pickle: &mut Vec<u8>, numbers: impl IntoIterator<Item = usize>) {
+    for number in numbers {
+        pickle.push(b'J');
+        pickle.extend((number as u32).to_le_bytes());
+    }
+}
+
+fn stored() -> zip::write::SimpleFileOptions {
+    zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored)
+}
+
+/// A LoRA of rank 8 on every matrix of the layers.
+fn lora(tensors: &[TensorShape]) -> Vec<u8> {
+    let matrices = tensors.iter().filter_map(|TensorShape { name, shape }| match shape[..] {
+        [out, width] if name.starts_with("blocks.") => {
+            Some((name.strip_suffix(".weight")?, out, width))
+        }
+        _ => None,
+    });
+    let halves = matrices.flat_map(|(name, out, width)| {
+        let half = |half: &str, shape: [usize; 2]| (format!("{name}.{half}.weight"), shape);
+        [half("lora_A", [8, width]), half("lora_B", [out, 8])]
+    });
+    let halves: Vec<_> = halves.collect();
+    assert_eq!(halves.len(), 2 * 10 * medium().num_layers);
+    let tensors: Vec<_> = halves
+        .iter()
+        .map(|(name, shape)| (name.as_str(), &shape[..], vec![0.5; shape[0] * shape[1]]))
+        .collect();
+    safetensors(&tensors)
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_network_from_a_pytorch_file_with_a_lora_stays_near_its_weights() {
+    let tensors = requested(|vb| WanDit::new(&medium(), vb)).unwrap();
+    let bytes = |tensor: &TensorShape| 4 * tensor.shape.iter().product::<usize>();
+    let weights = tensors.iter().map(bytes).sum::<usize>() >> 10;
+    let largest = tensors.iter().map(bytes).max().unwrap() >> 10;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("dit.pt");
+    std::fs::write(&path, torch(&tensors)).unwrap();
+    std::fs::write(path.with_file_name("lora.safetensors"), lora(&tensors)).unwrap();
+    let (grown, limit) = (grown("dit", &path), weights * 115 / 100 + largest);
+    eprintln!("{grown} kB for {weights} kB of weights, at most {limit}");
+    assert!(grown > weights && grown < limit, "{grown} kB, expected {weights} to {limit}");
+}
+
+/// An archive as torch.save writes it, of a pickle and nothing that it refers to.
+fn archive(pickle: &[u8], more_entries: usize) -> Vec<u8> {
+    let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    zip.start_file("archive/data.pkl", stored()).unwrap();
+    zip.write_all(pickle).unwrap();
+    (0..more_entries).for_each(|i| zip.start_file(format!("{i}"), stored()).unwrap());
+    zip.finish().unwrap().into_inner()
+}
+
+fn repeated(opcodes: &[u8], count: usize) -> Vec<u8> {
+    archive(&[b"\x80\x02", &opcodes.repeat(count)[..], b"."].concat(), 0)
+}
+
+/// Whatever a file describes, opening it takes no more memory than its size; 4 MiB for a small one.
+/// Its bytes are mapped besides.
+#[test]
+#[cfg(target_os = "linux")]
+fn memory_stays_below_the_size_of_a_hostile_file() {
+    let memo = (0..500_000u32).flat_map(|key| [&b"Nr"[..], &key.to_le_bytes()].concat());
+    let tensor = |i: usize| format!(r#""{i}":{{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}"#);
+    let header = format!("{{{}}}", (0..200_000).map(tensor).collect::<Vec<_>>().join(","));
+    let tensors = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+    let index = (0..400_000).map(|i| format!(r#""{i}":"""#)).collect::<Vec<_>>().join(",");
+    let index = format!(r#"{{"weight_map":{{{index}}}}}"#).into_bytes();
+    let folder = tempfile::tempdir().unwrap();
+    for (name, bytes) in [
+        ("tuples.pt", repeated(b")", 2_000_000)),
+        ("dicts.pt", repeated(b"}", 2_000_000)),
+        ("memo.pt", archive(&[b"\x80\x02", &memo.collect::<Vec<_>>()[..]].concat(), 0)),
+        ("entries.pt", archive(b"\x80\x02}.", 60_000)),
+        ("tensors.safetensors", tensors),
+        ("m.safetensors.index.json", index),
+    ] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, &bytes).unwrap();
+        let (size, grown) = (bytes.len() >> 10, grown("open", &path));
+        let limit = size + size.max(4 << 10) + (2 << 10);
+        eprintln!("{name}: {grown} kB for a file of {size} kB");
+        assert!(grown < limit, "{name} of {size} kB: {grown}, expected up to {limit}");
+    }
+    let shapes = grown("shapes", Path::new(""));
+    assert!(shapes < 16 << 10, "shapes alone take {shapes} kB");
 }
 
 // Damage ------------------------------------------------------------------------------------------
@@ -534,6 +743,11 @@ proptest! {
         let path = folder.path().join("m.safetensors.index.json");
         let index = br#"{"metadata":{"total_size":4},"weight_map":{"a":"m-1.safetensors"}}"#;
         std::fs::write(&path, damaged(index.to_vec(), &flips, keep)).unwrap();
-        let _ = Checkpoint::open(&path);
+        let shard = safetensors(&[("a", &[1], vec![1.0]), ("b", &[1], vec![1.0])]);
+        std::fs::write(folder.path().join("m-1.safetensors"), shard).unwrap();
+        let opened = Checkpoint::open(&path);
+        if flips.is_empty() && keep == usize::MAX {
+            prop_assert_eq!(names(&opened.unwrap()), ["a"], "the whole index opens");
+        }
     }
 }

@@ -203,7 +203,7 @@ fn what_is_there_is_overwritten_only_by_force() {
 }
 
 /// Arguments after the prompt, the exit code, and what the message must hold.
-const BAD: [(&[&str], i32, &[&str]); 17] = [
+const BAD: [(&[&str], i32, &[&str]); 20] = [
     (&["--model", "nope"], 1, &["nope", "pocket", "self-forcing-1.3b"]),
     (&["--model", "nope.toml"], 1, &["nope.toml", "No such file"]),
     (&["--model", "self-forcing-1.3b"], 1, &["self_forcing_dmd.pt", "Wan2.1_VAE.pth", "fetch"]),
@@ -217,9 +217,12 @@ const BAD: [(&[&str], i32, &[&str]); 17] = [
     (&["--steps", "1001"], 1, &["steps", "1001", "1000"]),
     (&["--blocks", "0"], 1, &["blocks", "got 0", "at least 1"]),
     (&["--seconds", "nan"], 1, &["seconds", "NaN", "at least one frame"]),
+    (&["--decoder", "tiny"], 1, &["decoder", "got Tiny", "pocket has files for [Full]"]),
+    (&["--weights-dit", "none.pt"], 1, &["none.pt", "No such file"]),
     (&["--device", "gpu"], 2, &["device", "gpu", "cuda:N"]),
     (&["--prompt-at", "9:x", "--blocks", "2"], 1, &["prompt-at", "block 9", "0 to 1"]),
     (&["-o", "out.mp4"], 1, &["output", "out.mp4", ".y4m"]),
+    (&["-o", "a-%0999999d.png"], 1, &["output", "a-%0999999d.png", "frame-%05d.png"]),
     (&["-o", "nowhere/out.y4m"], 1, &["nowhere/out.y4m", "No such file"]),
 ];
 
@@ -263,7 +266,11 @@ fn models_are_listed_with_what_is_on_disk() {
         let models = models.as_array().unwrap();
         models.iter().find(|model| model["name"] == name).unwrap().clone()
     };
-    assert_eq!(named("pocket")["files"], Value::Array(Vec::new()));
+    let pocket = named("pocket");
+    assert_eq!((&pocket["download"], pocket["files"].as_array().unwrap().len()), (&0.into(), 4));
+    for file in pocket["files"].as_array().unwrap() {
+        assert_eq!((&file["embedded"], &file["found"]), (&true.into(), &Value::Null), "{file}");
+    }
     let longlive = named("longlive-1.3b");
     assert_eq!(longlive["licence"]["spdx"], "CC-BY-NC-SA-4.0");
     // models.md 0.2.
@@ -271,26 +278,32 @@ fn models_are_listed_with_what_is_on_disk() {
     assert_eq!(longlive["memory"]["text_encoder"]["parameters"], 5_680_910_336u64);
     let files = longlive["files"].as_array().unwrap();
     let vae = files.iter().find(|file| file["role"] == "vae").unwrap();
-    assert_eq!(vae["found"], Value::Null);
+    assert_eq!((&vae["embedded"], &vae["found"]), (&false.into(), &Value::Null));
     assert_eq!(vae["wrong_size"][0][1], 9);
     let text = scratch.run(&args[..3]);
     let text = String::from_utf8(text.stdout).unwrap();
-    assert!(text.contains("wrong size, 9 bytes"), "{text}");
+    assert!(text.contains("wrong size, 9 bytes") && text.contains("embedded ("), "{text}");
 }
 
 #[test]
 fn a_checkpoint_is_inspected() {
     let scratch = Scratch::new();
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let inspect = |name: &str| {
-        let file = fixtures.join(name).join("model.safetensors");
-        scratch.json(&["inspect", "--json", file.to_str().unwrap()])
-    };
-    let vae = inspect("vae");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let inspect =
+        |file: &str| scratch.json(&["inspect", "--json", root.join(file).to_str().unwrap()]);
+    for (file, network) in [
+        ("dit", "transformer of pocket"),
+        ("text_encoder", "text encoder of pocket"),
+        ("vae", "auto-encoder of pocket"),
+    ] {
+        let report = inspect(&format!("models/pocket/{file}.safetensors"));
+        assert_eq!(report["fits"]["network"], network);
+    }
+    let vae = inspect("tests/fixtures/vae/model.safetensors");
     assert_eq!(vae["container"], "safetensors");
     assert_eq!(vae["dtypes"]["F32"]["tensors"], 194);
-    assert_eq!(vae["fits"]["network"], "auto-encoder of pocket");
-    let dit = inspect("dit_two_step_wide");
+    assert_eq!(vae["fits"]["closest"], "auto-encoder of pocket");
+    let dit = inspect("tests/fixtures/dit_two_step_wide/model.safetensors");
     assert_eq!(dit["fits"]["closest"], "transformer of pocket");
     assert!(dit["fits"]["reason"].as_str().unwrap().contains("blocks.3."));
 }
@@ -303,7 +316,7 @@ fn a_lora_is_recognized() {
         let shape = shape.to_vec();
         safetensors::tensor::TensorView::new(safetensors::Dtype::F32, shape, &data).unwrap()
     };
-    let layer = "base_model.model.blocks.7.self_attn.q";
+    let layer = "base_model.model.blocks.5.self_attn.q";
     for (inputs, expected) in [(192, Value::from("transformer of pocket")), (96, Value::Null)] {
         // As many bytes either way.
         let rank = 4 * 192 / inputs;
@@ -319,10 +332,28 @@ fn a_lora_is_recognized() {
 }
 
 #[test]
-fn nothing_is_fetched_for_a_model_without_files() {
-    let done = Scratch::new().run(&["fetch", "pocket"]);
+fn nothing_is_fetched_for_a_model_that_is_embedded() {
+    for args in [&["fetch", "pocket"][..], &["fetch", "pocket", "--role", "dit"]] {
+        let done = Scratch::new().run(args);
+        assert!(done.status.success() && done.stdout.is_empty());
+        assert!(stderr(&done).contains("nothing to fetch"), "{}", stderr(&done));
+    }
+    let done = Scratch::new().run(&["fetch", "pocket", "--role", "taehv"]);
     assert_eq!(done.status.code(), Some(1));
-    assert!(stderr(&done).contains("no files to fetch"), "{}", stderr(&done));
+    assert!(stderr(&done).contains("got taehv, pocket has dit, vae"), "{}", stderr(&done));
+}
+
+#[test]
+fn pocket_runs_without_files_and_without_an_environment() {
+    let scratch = Scratch::new();
+    let args = [&["generate", "a red ball", "-o", "a.y4m", "--frames", "9"], &SIZE[..]].concat();
+    let done = scratch.tool(&args).env_clear().output().unwrap();
+    assert!(done.status.success() && !stderr(&done).contains("random"), "{}", stderr(&done));
+    scratch.generate("random.y4m", &["--frames", "9", "--random-weights"]);
+    scratch.generate("tiny.y4m", &["--frames", "9", "--random-weights", "--decoder", "tiny"]);
+    let [embedded, random, tiny] =
+        ["a.y4m", "random.y4m", "tiny.y4m"].map(|name| Video::read(&scratch.path(name)).frames);
+    assert!(embedded.len() == 9 && embedded != random && random != tiny);
 }
 
 /// The end of a process, which must come in time.
@@ -353,8 +384,64 @@ fn an_interrupted_stream_ends_soon_and_is_whole() {
         assert!(start.elapsed() < PATIENCE, "no frame after {PATIENCE:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
-    let signal = format!("kill -INT {}", child.id());
-    assert!(Command::new("sh").args(["-c", &signal]).status().unwrap().success());
+    signal(&child, "INT");
     assert_eq!(wait(&mut child, TO_END).code(), Some(130));
     assert!(!Video::read(&path).frames.is_empty());
+}
+
+#[cfg(unix)]
+fn signal(child: &Child, name: &str) {
+    let command = format!("kill -{name} {}", child.id());
+    assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
+}
+
+/// Processor time that a process has taken.
+#[cfg(target_os = "linux")]
+fn worked(child: &Child) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+    let fields: Vec<_> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    Duration::from_millis(10 * ticks)
+}
+
+/// Waits until `reached`, and fails when it takes too long.
+#[cfg(target_os = "linux")]
+fn until(mut reached: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !reached() {
+        assert!(start.elapsed() < PATIENCE, "not after {PATIENCE:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// Attention among the tokens of so large a picture takes much longer than a program may take to
+/// end.
+#[cfg(target_os = "linux")]
+#[test]
+fn an_interrupt_does_not_wait_for_a_layer() {
+    let scratch = Scratch::new();
+    let args = ["generate", "x", "--size", "2048x2048", "--steps", "1000", "-o", "large.y4m"];
+    let mut child = scratch.tool(&args).stderr(Stdio::null()).spawn().unwrap();
+    until(|| worked(&child) > Duration::from_secs(3));
+    signal(&child, "TERM");
+    assert_eq!(wait(&mut child, TO_END).code(), Some(130));
+    assert!(!scratch.path("large.y4m").exists(), "a file without a frame is left");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_second_interrupt_ends_what_waits_for_its_reader() {
+    let scratch = Scratch::new();
+    let args = [&["generate", "x", "-o", "-", "--blocks", "500"], &SIZE[..]].concat();
+    let mut tool = scratch.tool(&args);
+    let mut child = tool.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut before = Duration::ZERO;
+    until(|| {
+        std::thread::sleep(Duration::from_millis(500));
+        let now = worked(&child);
+        now == std::mem::replace(&mut before, now) && now > Duration::ZERO
+    });
+    signal(&child, "INT");
+    signal(&child, "INT");
+    assert_eq!(wait(&mut child, TO_END).code(), Some(130));
 }

@@ -6,14 +6,14 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor, bail};
 use candle_nn::VarBuilder;
 use gstblockcascade::cascade::PromptPolicy;
-use gstblockcascade::checkpoint::{self, Manifest};
+use gstblockcascade::checkpoint::{self, Manifest, Role};
 use gstblockcascade::generator::{
     Controls, Decoder, Dtype, Error, Frame, FrameSize, Generator, GeneratorConfig, Parts, Prompt,
     WeightPaths, WeightsSource,
@@ -105,9 +105,11 @@ impl TextEncoder for Lengths {
     }
 }
 
-/// One grey pixel a frame: 1 frame for the first latent, 4 for each later one.
+/// Grey frames: 1 for the first latent, 4 for each later one.
 #[derive(Debug)]
 struct Mean {
+    /// Pixels that a latent row or column stands for.
+    stride: usize,
     started: bool,
     fails: bool,
 }
@@ -119,7 +121,9 @@ impl FrameDecoder for Mean {
             bail!("toy decoder failure");
         }
         let frames = if std::mem::replace(&mut self.started, true) { 4 } else { 1 };
-        latents.mean_all()?.reshape((1, 1, 1, 1))?.broadcast_as((frames, 1, 1, 3))?.contiguous()
+        let (_, _, rows, cols) = latents.dims4()?;
+        let shape = (frames, rows * self.stride, cols * self.stride, 3);
+        latents.mean_all()?.reshape((1, 1, 1, 1))?.broadcast_as(shape)?.contiguous()
     }
 
     fn reset(&mut self) {
@@ -128,11 +132,16 @@ impl FrameDecoder for Mean {
 }
 
 fn config(prompt: &str, blocks: u64) -> GeneratorConfig {
-    let model = Manifest::named("pocket").unwrap();
     let weights = WeightsSource::Random { seed: 0 };
+    GeneratorConfig { weights, ..pocket(prompt, blocks) }
+}
+
+/// The embedded model, with a small picture.
+fn pocket(prompt: &str, blocks: u64) -> GeneratorConfig {
+    let model = Manifest::named("pocket").unwrap();
     let prompt = prompt.to_owned();
     let size = Some(FrameSize { width: 16, height: 16 });
-    GeneratorConfig { prompt, blocks: Some(blocks), size, ..GeneratorConfig::new(model, weights) }
+    GeneratorConfig { prompt, blocks: Some(blocks), size, ..GeneratorConfig::new(model) }
 }
 
 struct Rig {
@@ -141,19 +150,21 @@ struct Rig {
     entered: mpsc::Receiver<()>,
 }
 
+/// Wan's.
+const SPEC: VideoSpec = VideoSpec {
+    latent_channels: 1,
+    spatial_stride: 8,
+    patch: 2,
+    layers: LAYERS,
+    heads: 1,
+    head_dim: 6,
+};
+
 fn rig(config: &GeneratorConfig, behaviour: Behaviour, decoder_fails: bool) -> Rig {
-    let spec = VideoSpec {
-        latent_channels: 1,
-        spatial_stride: 8,
-        patch: 2,
-        layers: LAYERS,
-        heads: 1,
-        head_dim: 6,
-    };
     let (sender, entered) = mpsc::channel();
     let (forwards, sender) = (AtomicUsize::new(0), Mutex::new(sender));
-    let model = Arc::new(Toy { spec, behaviour, forwards, entered: sender });
-    let decoder = Box::new(Mean { started: false, fails: decoder_fails });
+    let model = Arc::new(Toy { spec: SPEC, behaviour, forwards, entered: sender });
+    let decoder = Box::new(Mean { stride: 8, started: false, fails: decoder_fails });
     let parts = Parts { text: Box::new(Lengths), model, decoder };
     let controls = Controls::new(config).unwrap();
     Rig { generator: Generator::from_parts(parts, config, controls).unwrap(), entered }
@@ -172,6 +183,11 @@ fn all(generator: &mut Generator) -> Vec<Frame> {
     generator.collect::<Result<Vec<_>, _>>().unwrap()
 }
 
+/// All frames of a stream.
+fn run(config: &GeneratorConfig) -> Vec<Frame> {
+    all(&mut Generator::new(config).unwrap())
+}
+
 /// Runs `work` on a thread and fails when it takes too long.
 fn within_patience<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
@@ -186,6 +202,142 @@ fn frames_are_counted_and_the_stream_ends() {
     assert_eq!(frames.len(), 9 + 3 * 12);
     assert!(frames.iter().zip(0..).all(|(frame, index)| frame.index == index));
     assert_eq!(generator.next_frame().unwrap(), None);
+}
+
+/// A family whose latents and tokens are smaller than Wan's, at a size that Wan cannot make.
+#[test]
+fn sizes_follow_the_model_and_frames_the_format() {
+    let run = |width, height, stride| {
+        let spec = VideoSpec { spatial_stride: 4, patch: 1, ..SPEC };
+        let (forwards, entered) = (AtomicUsize::new(0), Mutex::new(mpsc::channel().0));
+        let model = Arc::new(Toy { spec, behaviour: Behaviour::Work, forwards, entered });
+        let decoder = Box::new(Mean { stride, started: false, fails: false });
+        let parts = Parts { text: Box::new(Lengths), model, decoder };
+        let config = GeneratorConfig { size: Some(FrameSize { width, height }), ..config("x", 1) };
+        let controls = Controls::new(&config)?;
+        let mut generator = Generator::from_parts(parts, &config, controls)?;
+        assert_eq!(generator.format().size, FrameSize { width, height });
+        generator.next_frame()
+    };
+    let frame = run(20, 12, 4).unwrap().unwrap();
+    assert_eq!((frame.width, frame.height, frame.rgb.len()), (20, 12, 20 * 12 * 3));
+    let error = run(20, 10, 4).unwrap_err().to_string();
+    assert!(error.contains("got 20x10, expected multiples of 4"), "{error}");
+    let error = run(20, 12, 8).unwrap_err().to_string();
+    assert!(error.contains("decoding: expected frames of [12, 20, 3]"), "{error}");
+}
+
+/// What the two threads did, in order; each may wait for the other.
+#[derive(Clone, Debug, Default)]
+struct Diary(Arc<(Mutex<Vec<Event>>, Condvar)>);
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Event {
+    /// Of the forward that comes right after the first clean block.
+    DenoiseBegins,
+    DenoiseEnds,
+    /// Of the stream's first latent.
+    DecodeBegins,
+    DecodeEnds,
+}
+
+impl Diary {
+    fn enter(&self, event: Event) {
+        self.0.0.lock().unwrap().push(event);
+        self.0.1.notify_all();
+    }
+
+    /// Two events and in between, for the first to end, the other thread's first.
+    fn between(&self, begins: Event, other: Event, ends: Event) -> CandleResult<()> {
+        self.enter(begins);
+        let waits = |events: &mut Vec<Event>| !events.contains(&other);
+        let wait = self.0.1.wait_timeout_while(self.0.0.lock().unwrap(), PATIENCE, waits);
+        if wait.unwrap().1.timed_out() {
+            bail!("{begins:?}, and no {other:?} meanwhile");
+        }
+        self.enter(ends);
+        Ok(())
+    }
+}
+
+/// A toy of which one forward waits for the decoder.
+#[derive(Debug)]
+struct SlowToy {
+    toy: Toy,
+    /// Forwards before it.
+    after: usize,
+    diary: Diary,
+}
+
+impl VideoModel for SlowToy {
+    fn spec(&self) -> &VideoSpec {
+        self.toy.spec()
+    }
+
+    fn device(&self) -> &Device {
+        self.toy.device()
+    }
+
+    fn text_context(&self, text: &TextEmbedding) -> CandleResult<TextContext> {
+        self.toy.text_context(text)
+    }
+
+    fn predict_flow(
+        &self,
+        blocks: &[DenoiseInput<'_>],
+        kv: &mut dyn KvExchange,
+    ) -> CandleResult<Vec<Tensor>> {
+        if self.toy.forwards.load(Ordering::SeqCst) == self.after {
+            let begins = Event::DenoiseBegins;
+            self.diary.between(begins, Event::DecodeBegins, Event::DenoiseEnds)?;
+        }
+        self.toy.predict_flow(blocks, kv)
+    }
+}
+
+/// A decoder of which the first call waits for the model.
+#[derive(Debug)]
+struct SlowMean {
+    mean: Mean,
+    diary: Diary,
+}
+
+impl FrameDecoder for SlowMean {
+    fn step(&mut self, latents: &Tensor, interrupt: &Interrupt) -> CandleResult<Tensor> {
+        if !self.mean.started {
+            let begins = Event::DecodeBegins;
+            self.diary.between(begins, Event::DenoiseBegins, Event::DecodeEnds)?;
+        }
+        self.mean.step(latents, interrupt)
+    }
+
+    fn reset(&mut self) {
+        self.mean.reset();
+    }
+}
+
+/// Each of the two begins before the other ends, or one of them waits in vain.
+#[test]
+fn decoding_overlaps_denoising() {
+    let diary = Diary::default();
+    let (forwards, entered) = (AtomicUsize::new(0), Mutex::new(mpsc::channel().0));
+    let toy = Toy { spec: SPEC, behaviour: Behaviour::Work, forwards, entered };
+    let mean = Mean { stride: 8, started: false, fails: false };
+    let config = config("0123456789", 2);
+    let after = config.model.preset.denoising_steps.len();
+    let parts = Parts {
+        text: Box::new(Lengths),
+        model: Arc::new(SlowToy { toy, after, diary: diary.clone() }),
+        decoder: Box::new(SlowMean { mean, diary: diary.clone() }),
+    };
+    let controls = Controls::new(&config).unwrap();
+    let mut generator = Generator::from_parts(parts, &config, controls).unwrap();
+    assert_eq!(all(&mut generator).len(), 21);
+    let events = diary.0.0.lock().unwrap().clone();
+    let place = |event| events.iter().position(|&other| other == event).unwrap();
+    assert!(place(Event::DecodeBegins) < place(Event::DenoiseEnds), "{events:?}");
+    assert!(place(Event::DenoiseBegins) < place(Event::DecodeEnds), "{events:?}");
+    assert_eq!(events.len(), 4, "{events:?}");
 }
 
 #[test]
@@ -324,10 +476,7 @@ fn a_stream_that_failed_can_be_restarted() {
 #[test]
 fn pocket_with_random_weights_makes_the_same_frames_every_time() {
     let config = GeneratorConfig { cascade_width: 2, ..config("a red ball", 2) };
-    let run = |seed| {
-        let config = GeneratorConfig { seed, ..config.clone() };
-        all(&mut Generator::new(&config).unwrap())
-    };
+    let run = |seed| run(&GeneratorConfig { seed, ..config.clone() });
     let frames = run(1);
     assert_eq!((frames.len(), frames[0].width, frames[0].height), (21, 16, 16));
     assert!(frames == run(1) && frames != run(2));
@@ -336,14 +485,78 @@ fn pocket_with_random_weights_makes_the_same_frames_every_time() {
 }
 
 #[test]
+fn pocket_needs_no_files_and_its_frames_follow_the_seed_and_the_prompt() {
+    let ball = pocket("a red ball", 2);
+    let frames = run(&ball);
+    assert_eq!((frames.len(), frames[0].width, frames[0].height), (21, 16, 16));
+    assert!(frames == run(&ball));
+    assert!(frames != run(&GeneratorConfig { seed: 1, ..ball.clone() }));
+    assert!(frames != run(&pocket("a blue square at night", 2)), "the prompt reaches the picture");
+    assert!(frames != run(&config("a red ball", 2)), "weights are not random");
+}
+
+#[test]
+fn any_prompt_makes_a_video() {
+    let long = "a red ball bounces, ".repeat(500);
+    let scripts =
+        ["ein roter Ball fällt über den Strand", "красный мяч", "赤いボール", "كرة حمراء"];
+    let odd = ["", " \n\t ", &long, "🔴⚽🏖️👩‍👩‍👧‍👦", "\0\u{202e}\u{fffd}", "<pad></s><unk>&nbsp;"];
+    for prompt in scripts.iter().chain(&odd) {
+        assert_eq!(run(&pocket(prompt, 1)).len(), 9, "{prompt}");
+    }
+}
+
+#[test]
+fn single_files_take_the_place_of_embedded_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let (config, embedded) = (pocket("a red ball", 1), run(&pocket("a red ball", 1)));
+    let architecture = config.model.architecture;
+    let dit =
+        write(folder.path(), "dit.safetensors", |vb| WanDit::new(&dit_config(architecture), vb));
+    let with = |paths: WeightPaths| {
+        let weights = WeightsSource::Files(paths);
+        Generator::new(&GeneratorConfig { weights, ..config.clone() })
+    };
+    let paths = WeightPaths { dit: Some(dit.clone()), ..WeightPaths::default() };
+    let own = all(&mut with(paths).unwrap());
+    assert!(own.len() == 9 && own != embedded);
+    let paths = WeightPaths { decoder: Some(dit), ..WeightPaths::default() };
+    let error = with(paths).unwrap_err().to_string();
+    assert!(error.contains("dit.safetensors: ") && error.contains("missing"), "{error}");
+}
+
+#[test]
+fn an_embedded_file_of_another_network_is_refused_by_name() {
+    let text = include_str!("../models/pocket.toml").replace("pocket/vae.", "pocket/dit.");
+    let model = Manifest::parse(Path::new("m"), &text).unwrap();
+    let error = Generator::new(&GeneratorConfig { model, ..pocket("", 1) }).unwrap_err();
+    assert!(matches!(error, Error::Weights(checkpoint::Error::Mismatch { .. })), "{error}");
+    assert!(error.to_string().starts_with("pocket/dit.safetensors (embedded): "), "{error}");
+}
+
+#[test]
+fn a_decoder_that_the_model_lacks_must_be_named_or_random() {
+    for decoder in [Decoder::Light, Decoder::Tiny, Decoder::LightTiny] {
+        let config = GeneratorConfig { decoder, ..pocket("", 1) };
+        let error = config.validate().unwrap_err();
+        assert!(matches!(error, Error::Config { field: "decoder", .. }), "{error}");
+        assert!(error.to_string().contains("pocket has files for [Full]"), "{error}");
+        let named = WeightPaths { decoder: Some("here.pth".into()), ..WeightPaths::default() };
+        for weights in [WeightsSource::Files(named), WeightsSource::Random { seed: 0 }] {
+            GeneratorConfig { weights, ..config.clone() }.validate().unwrap();
+        }
+    }
+}
+
+#[test]
 fn every_dtype_and_decoder_makes_frames() {
     for dtype in [Dtype::F32, Dtype::Bf16, Dtype::F16] {
         let config = GeneratorConfig { dtype, ..config("a red ball", 1) };
-        assert_eq!(all(&mut Generator::new(&config).unwrap()).len(), 9, "{dtype:?}");
+        assert_eq!(run(&config).len(), 9, "{dtype:?}");
     }
     for decoder in [Decoder::Light, Decoder::Tiny, Decoder::LightTiny] {
         let config = GeneratorConfig { decoder, ..config("a red ball", 2) };
-        let frames = all(&mut Generator::new(&config).unwrap());
+        let frames = run(&config);
         assert_eq!((frames.len(), frames[0].width), (21, 16), "{decoder:?}");
     }
 }
@@ -352,18 +565,36 @@ fn every_dtype_and_decoder_makes_frames() {
 fn missing_files_are_listed() {
     let model = Manifest::named("longlive-1.3b").unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let given = WeightPaths { tokenizer: "here.json".into(), ..WeightPaths::default() };
-    let error = given.complete(&model, Some(folder.path()), Decoder::Tiny).unwrap_err().to_string();
+    let paths = WeightPaths {
+        folder: Some(folder.path().into()),
+        tokenizer: Some("here.json".into()),
+        ..WeightPaths::default()
+    };
+    let weights = WeightsSource::Files(paths);
+    let decoder = Decoder::Tiny;
+    let mut config = GeneratorConfig { weights, decoder, ..GeneratorConfig::new(model) };
+    let error = config.check_weights().unwrap_err();
+    assert!(matches!(error, Error::MissingWeights { .. }), "{error}");
+    let error = error.to_string();
+    assert_eq!(Generator::new(&config).unwrap_err().to_string(), error);
     for file in ["longlive_base.pt", "lora.pt", "umt5-xxl-enc-bf16.pth", "taew2_1.safetensors"] {
         assert!(error.contains(file), "{file} is not in {error}");
     }
     for file in ["Wan2.1_VAE.pth", "tokenizer.json"] {
         assert!(!error.contains(file), "{file} is in {error}");
     }
-    let paths = ["dit", "text_encoder", "tokenizer", "decoder"].map(PathBuf::from);
-    let [dit, text_encoder, tokenizer, decoder] = paths;
-    let given = WeightPaths { dit, text_encoder, tokenizer, decoder, loras: vec!["lora".into()] };
-    assert_eq!(given.clone().complete(&model, None, Decoder::Full).unwrap(), given);
+    config.weights = WeightsSource::Files(WeightPaths {
+        folder: None,
+        dit: Some("dit.pt".into()),
+        loras: vec!["style.pt".into()],
+        text_encoder: Some("text.pth".into()),
+        tokenizer: Some("tokenizer.json".into()),
+        decoder: Some("decoder.pth".into()),
+    });
+    let error = config.check_weights().unwrap_err().to_string();
+    assert_eq!(error, "longlive-1.3b: not on disk: lora.pt", "no other LoRA stands for its own");
+    config.model.files.retain(|file| file.role != Role::Lora);
+    config.check_weights().unwrap();
 }
 
 #[test]
@@ -373,7 +604,11 @@ fn files_that_are_not_the_models_are_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
     let tokenizer = folder.path().join("tokenizer.json");
     std::fs::write(&tokenizer, "{}").unwrap();
-    let mut paths = WeightPaths { tokenizer: tokenizer.clone(), ..WeightPaths::default() };
+    let mut paths = WeightPaths {
+        text_encoder: Some("none.pth".into()),
+        tokenizer: Some(tokenizer.clone()),
+        ..WeightPaths::default()
+    };
     let refuse = |paths: &WeightPaths| {
         let weights = WeightsSource::Files(paths.clone());
         let config = GeneratorConfig { weights, ..config("", 1) };
@@ -382,7 +617,7 @@ fn files_that_are_not_the_models_are_refused_by_name() {
     assert!(refuse(&paths).contains("tokenizer.json"), "{}", refuse(&paths));
     std::fs::write(&tokenizer, TOKENIZER).unwrap();
     assert!(refuse(&paths).contains("cannot be read"), "{}", refuse(&paths));
-    paths.text_encoder = fixture("umt5/model.safetensors");
+    paths.text_encoder = Some(fixture("umt5/model.safetensors"));
     let error = refuse(&paths);
     assert!(error.contains("umt5/model.safetensors") && error.contains("shape"), "{error}");
 }
@@ -413,13 +648,18 @@ fn a_model_runs_from_its_files_and_loading_can_be_cancelled() {
     let (text, vae) = (text_config(architecture), vae_config(architecture));
     let text_encoder = write(folder.path(), "text.safetensors", |vb| Umt5Encoder::new(&text, vb));
     let decoder = write(folder.path(), "vae.safetensors", |vb| WanDecoder::new(&vae, vb));
-    let weights =
-        WeightsSource::Files(WeightPaths { dit, text_encoder, tokenizer, decoder, loras: vec![] });
+    let weights = WeightsSource::Files(WeightPaths {
+        dit: Some(dit),
+        text_encoder: Some(text_encoder),
+        tokenizer: Some(tokenizer),
+        decoder: Some(decoder),
+        ..WeightPaths::default()
+    });
     let config = GeneratorConfig { weights, ..config("a", 2) };
-    let frames = all(&mut Generator::new(&config).unwrap());
+    let frames = run(&config);
     assert_eq!(frames.len(), 21);
     let other = GeneratorConfig { prompt: "aa".into(), ..config.clone() };
-    assert!(frames != all(&mut Generator::new(&other).unwrap()), "the prompt reaches the picture");
+    assert!(frames != run(&other), "the prompt reaches the picture");
 
     let controls = Controls::new(&config).unwrap();
     controls.cancel();
@@ -447,7 +687,7 @@ fn generators_move_between_threads_and_controls_are_shared() {
 #[test]
 fn settings_that_make_no_sense_are_named() {
     type Change = fn(&mut GeneratorConfig);
-    let cases: [(&str, &str, Change); 11] = [
+    let cases: [(&str, &str, Change); 12] = [
         ("size", "250x144", |c| c.size = Some(FrameSize { width: 250, height: 144 })),
         ("size", "256x0", |c| c.size = Some(FrameSize { width: 256, height: 0 })),
         ("cascade_width", "got 0", |c| c.cascade_width = 0),
@@ -458,7 +698,8 @@ fn settings_that_make_no_sense_are_named() {
         ("sink", "got 5000", |c| c.model.preset.sink = 5000),
         ("denoising_steps", "[]", |c| c.model.preset.denoising_steps = vec![]),
         ("denoising_steps", "[500, 750]", |c| c.model.preset.denoising_steps = vec![500, 750]),
-        ("denoising_steps", "NaN", |c| c.model.preset.timestep_shift = f64::NAN),
+        ("timestep_shift", "got NaN", |c| c.model.preset.timestep_shift = f64::NAN),
+        ("timestep_shift", "1 to 100", |c| c.model.preset.timestep_shift = 0.5),
     ];
     for (field, said, change) in cases {
         let mut config = config("", 1);

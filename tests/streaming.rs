@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor, safetensors};
 use candle_nn::VarBuilder;
+use gstblockcascade::checkpoint;
 use gstblockcascade::model::{FrameDecoder, Interrupt};
 use gstblockcascade::wan::tiny_vae::{TinyDecoder, TinyEncoder, TinyFrameDecoder, TinyVaeConfig};
 use gstblockcascade::wan::vae::{WanDecoder, WanEncoder, WanFrameDecoder, WanVaeConfig};
@@ -35,7 +36,19 @@ fn config(name: &str) -> Result<serde_json::Value> {
 fn difference(got: &Tensor, expected: &Tensor) -> Result<f32> {
     ensure!(got.dims() == expected.dims(), "got {:?} expected {:?}", got.shape(), expected.shape());
     let scale = expected.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
-    Ok((got - expected)?.abs()?.max_all()?.to_scalar::<f32>()? / scale)
+    let difference = (got - expected)?.abs()?.flatten_all()?.to_vec1::<f32>()?;
+    // A NaN is a difference, which a plain maximum may hide.
+    let difference = difference.into_iter().map(|x| if x.is_nan() { f32::INFINITY } else { x });
+    Ok(difference.fold(0.0, f32::max) / scale)
+}
+
+#[test]
+fn a_nan_is_a_difference() -> Result<()> {
+    let tensor = |xs: [f32; 3]| Tensor::new(&xs, &Device::Cpu);
+    let (good, bad) = (tensor([1.0, 2.0, 3.0])?, tensor([1.0, f32::NAN, 3.0])?);
+    assert_eq!(difference(&good, &good)?, 0.0);
+    assert!(difference(&bad, &good)? > 1.0 && difference(&good, &bad)? > 1.0);
+    Ok(())
 }
 
 /// `(frames, height, width, 3)` as the fixtures have it.
@@ -51,6 +64,13 @@ fn wan(dtype: DType) -> Result<(WanDecoder, WanEncoder)> {
     let config: WanVaeConfig = serde_json::from_value(config("vae")?)?;
     let weights = safetensors::load(fixture("vae").join("model.safetensors"), &Device::Cpu)?;
     let vb = VarBuilder::from_tensors(weights, dtype, &Device::Cpu);
+    Ok((WanDecoder::new(&config, vb.clone())?, WanEncoder::new(&config, vb)?))
+}
+
+/// The embedded model's sizes, on random weights: channels double at every size.
+fn pocket() -> Result<(WanDecoder, WanEncoder)> {
+    let config = WanVaeConfig::pocket();
+    let vb = checkpoint::random(0, DType::F32, &Device::Cpu);
     Ok((WanDecoder::new(&config, vb.clone())?, WanEncoder::new(&config, vb)?))
 }
 
@@ -172,27 +192,31 @@ proptest! {
 
     #[test]
     fn wan_decoder_may_be_cut_anywhere(pieces in prop::collection::vec(1usize..4, 0..6)) {
-        let run = || -> Result<f32> {
-            let (decoder, _) = wan(DType::F32)?;
+        let run = |(decoder, _): (WanDecoder, WanEncoder)| -> Result<f32> {
             let latents = numbers(&[7, 16, 3, 5])?;
             difference(&decode(&decoder, &latents, &pieces)?, &decode(&decoder, &latents, &[])?)
         };
-        let difference = run().map_err(|e| TestCaseError::fail(format!("{e:#}")))?;
-        prop_assert!(difference <= SPLIT_TOLERANCE, "{difference:e}");
+        for network in [wan(DType::F32), pocket()] {
+            let difference = network.and_then(run);
+            let difference = difference.map_err(|e| TestCaseError::fail(format!("{e:#}")))?;
+            prop_assert!(difference <= SPLIT_TOLERANCE, "{difference:e}");
+        }
     }
 
     #[test]
     fn wan_encoder_may_be_cut_at_any_latent(pieces in prop::collection::vec(1usize..4, 0..4)) {
-        let run = || -> Result<f32> {
-            let (_, encoder) = wan(DType::F32)?;
+        let run = |(_, encoder): (WanDecoder, WanEncoder)| -> Result<f32> {
             let frames = numbers(&[21, 24, 40, 3])?;
             let first = pieces.first().map(|n| 4 * n - 3);
             let pieces: Vec<_> =
                 first.into_iter().chain(pieces.iter().skip(1).map(|n| 4 * n)).collect();
             difference(&encode(&encoder, &frames, &pieces)?, &encode(&encoder, &frames, &[])?)
         };
-        let difference = run().map_err(|e| TestCaseError::fail(format!("{e:#}")))?;
-        prop_assert!(difference <= SPLIT_TOLERANCE, "{difference:e}");
+        for network in [wan(DType::F32), pocket()] {
+            let difference = network.and_then(run);
+            let difference = difference.map_err(|e| TestCaseError::fail(format!("{e:#}")))?;
+            prop_assert!(difference <= SPLIT_TOLERANCE, "{difference:e}");
+        }
     }
 
     #[test]
@@ -221,8 +245,9 @@ proptest! {
 #[test]
 fn frame_counts_follow_the_latents() -> Result<()> {
     let mut decoder = WanFrameDecoder::new(Arc::new(wan(DType::F32)?.0));
+    let mut pocket = WanFrameDecoder::new(Arc::new(pocket()?.0));
     let mut tiny = TinyFrameDecoder::new(Arc::new(tiny(&TinyVaeConfig::light())?.0));
-    for decoder in [&mut decoder as &mut dyn FrameDecoder, &mut tiny] {
+    for decoder in [&mut decoder as &mut dyn FrameDecoder, &mut pocket, &mut tiny] {
         for (latents, frames) in [(1, 1), (1, 4), (2, 8)] {
             let ys = decoder.step(&numbers(&[latents, 16, 2, 3])?, &Interrupt::default())?;
             assert_eq!(ys.dims(), [frames, 16, 24, 3]);
@@ -234,6 +259,19 @@ fn frame_counts_follow_the_latents() -> Result<()> {
         let ys = decoder.step(&numbers(&[3, 16, 2, 3])?, &Interrupt::default())?;
         assert_eq!(ys.dim(0)?, 9);
     }
+    Ok(())
+}
+
+/// A shortcut is there where a layer changes the number of channels, and nowhere else.
+#[test]
+fn channels_that_double_at_every_size_come_up_without_shortcuts() -> Result<()> {
+    let shortcuts = |config: &WanVaeConfig| -> Result<Vec<String>> {
+        let tensors = checkpoint::requested(|vb| WanDecoder::new(config, vb))?;
+        let names = tensors.into_iter().map(|tensor| tensor.name);
+        Ok(names.filter(|name| name.ends_with("shortcut.weight")).collect())
+    };
+    assert_eq!(shortcuts(&WanVaeConfig::wan21())?, ["decoder.upsamples.4.shortcut.weight"]);
+    assert_eq!(shortcuts(&WanVaeConfig::pocket())?, [""; 0]);
     Ok(())
 }
 
@@ -304,6 +342,9 @@ fn wrong_shapes_are_errors() -> Result<()> {
         let mut state = tiny_encoder.state();
         assert!(tiny_encoder.step(&mut state, &frames, &interrupt).is_err(), "{shape:?}");
     }
+    let (latent, foreign) = (numbers(&[1, 16, 2, 2])?, &mut encoder.state());
+    let error = decoder.step(foreign, &latent, &interrupt).unwrap_err().to_string();
+    assert!(error.contains("expected the state of 15 layers, got one of 11"), "{error}");
     let uneven = WanVaeConfig { mean: vec![0.0; 3], ..WanVaeConfig::light() };
     let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
     assert!(WanDecoder::new(&uneven, vb).is_err());

@@ -111,7 +111,7 @@ impl History {
     fn seen_window(&self, in_flight: usize) -> usize {
         match (self.rules.budget, self.rules.limits.window) {
             (HistoryBudget::Constant, Some(window)) => {
-                let left = (window + 1).saturating_sub(in_flight).max(1);
+                let left = window.saturating_add(1).saturating_sub(in_flight).max(1);
                 left.min(self.window.len())
             }
             _ => self.window.len(),
@@ -124,7 +124,7 @@ impl History {
             SinkPosition::Absolute => 0,
             SinkPosition::Rebased => {
                 let gap = self.length - (self.sink.len() + seen) as u64;
-                gap as i64 * self.frames_per_block as i64
+                gap.saturating_mul(self.frames_per_block as u64).try_into().unwrap_or(i64::MAX)
             }
         }
     }
@@ -202,6 +202,16 @@ mod tests {
         assert_eq!(seen(&mut history, 1), [0, 3, 4, 5]);
         assert_eq!(seen(&mut history, 2), [0, 4, 5]);
         assert_eq!(seen(&mut history, 9), [0, 5]);
+    }
+
+    #[test]
+    fn any_window_and_any_place_will_do() {
+        let mut history = history(1, Some(usize::MAX), HistoryBudget::Constant);
+        let rope = Rope::new(8);
+        (0..3).for_each(|index| history.append(block(&rope, index)));
+        assert_eq!(seen(&mut history, 2), [0, 1, 2]);
+        let grid = crate::layers::rope::Grid { rows: 1, cols: 1 };
+        assert!(rope.rotation(usize::MAX, 2, grid, &Device::Cpu).is_ok());
     }
 
     #[test]

@@ -199,7 +199,7 @@ impl Cascade {
         let timesteps: Vec<_> = stages.iter().map(|stage| vec![timestep(stage); frames]).collect();
         let inputs = self.blocks.iter().zip(&timesteps).map(|(block, timesteps)| DenoiseInput {
             latent: &block.latent,
-            first_frame: block.index as usize * frames,
+            first_frame: (block.index as usize).saturating_mul(frames),
             timesteps,
             text: &block.text,
         });

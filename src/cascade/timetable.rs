@@ -33,13 +33,13 @@ pub struct Timetable {
 impl Timetable {
     /// For `steps >= 1` denoising steps and `1 <= stagger <= steps + 1`; values outside are clamped.
     pub fn new(steps: usize, stagger: usize) -> Self {
-        let steps = steps.max(1);
+        let steps = steps.clamp(1, usize::MAX - 1);
         Self { steps, stagger: stagger.clamp(1, steps + 1) }
     }
 
     /// For at most `width` blocks in flight.
     pub fn with_width(steps: usize, width: usize) -> Self {
-        Self::new(steps, (steps.max(1) + 1).div_ceil(width.max(1)))
+        Self::new(steps, steps.max(1).saturating_add(1).div_ceil(width.max(1)))
     }
 
     /// Forwards that a block makes: its denoising steps and the cache pass.
@@ -99,6 +99,18 @@ mod tests {
     fn widths_that_users_ask_for() {
         let staggers = (1..=6).map(|width| Timetable::with_width(4, width).stagger());
         assert_eq!(staggers.collect::<Vec<_>>(), [5, 3, 2, 2, 1, 1]);
+    }
+
+    #[test]
+    fn any_number_makes_a_timetable() {
+        for (steps, stagger) in [(usize::MAX, 1), (usize::MAX, usize::MAX), (0, 0)] {
+            for table in [Timetable::new(steps, stagger), Timetable::with_width(steps, stagger)] {
+                assert!(table.width() >= 1 && table.passes() >= 2, "{table:?}");
+                let first = Stage { block: 0, pass: Pass::Denoise { step: 0 } };
+                assert_eq!(table.at(0).next(), Some(first));
+                assert!(table.clean_at(u64::MAX) >= table.clean_at(0));
+            }
+        }
     }
 
     proptest! {

@@ -17,7 +17,8 @@ pub(super) fn folder() -> Option<PathBuf> {
 
 /// The place of a file in `cache`, if its revision is there; without one, of the branch `main`.
 pub(super) fn find(cache: &Path, file: &ModelFile) -> Option<PathBuf> {
-    let repo = cache.join(format!("models--{}", file.repo.replace('/', "--")));
+    let repo = file.repo.as_ref()?.replace('/', "--");
+    let repo = cache.join(format!("models--{repo}"));
     let revision = match &file.revision {
         Some(revision) => revision.clone(),
         None => std::fs::read_to_string(repo.join("refs/main")).ok()?.trim().to_owned(),

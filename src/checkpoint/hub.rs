@@ -52,23 +52,25 @@ impl Hub {
     }
 
     /// The path of a file in the cache, fetched first if it is not there; a transfer that broke off
-    /// is taken up where it stopped. A file of another size or hash than the manifest's is removed.
+    /// is taken up where it stopped. A file of another size or hash than the manifest's is removed,
+    /// and fetched again where it was there before.
+    /// An embedded file is nowhere to be fetched from, which is an error.
     pub fn fetch(&self, file: &ModelFile, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
         if let Some(path) = cache::find(&self.cache, file) {
-            check_size(file, &path)?;
-            return Ok(path);
+            match checked(file, path) {
+                Err(wrong @ Error::Fetch { .. }) => log::warn!("{wrong}; fetching it again"),
+                other => return other,
+            }
         }
-        let path = self.download(file, progress)?;
-        if let Err(wrong) = check_size(file, &path).and_then(|()| check_hash(file, &path)) {
-            discard(&path);
-            return Err(wrong);
-        }
-        Ok(path)
+        checked(file, self.download(file, progress)?)
     }
 
     fn download(&self, file: &ModelFile, progress: &mut dyn FnMut(Progress)) -> Result<PathBuf> {
+        let Some(repo) = file.repo.clone() else {
+            return Err(refused_file(file, "expected a file of the hub"));
+        };
         let revision = file.revision.clone().unwrap_or_else(|| "main".to_owned());
-        let repo = self.api.repo(Repo::with_revision(file.repo.clone(), RepoType::Model, revision));
+        let repo = self.api.repo(Repo::with_revision(repo, RepoType::Model, revision));
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -76,7 +78,7 @@ impl Hub {
             match repo.download_with_progress(&file.path, bar) {
                 Ok(path) => return Ok(path),
                 Err(e) if attempt == ATTEMPTS || is_final(&e) => return Err(refused_file(file, e)),
-                Err(e) => log::warn!("{}/{}: {e}; trying again", file.repo, file.path),
+                Err(e) => log::warn!("{file}: {e}; trying again"),
             }
             std::thread::sleep(PAUSE * 2u32.pow(attempt - 1));
         }
@@ -93,6 +95,15 @@ fn is_final(error: &ApiError) -> bool {
         ApiError::IoError(_) | ApiError::LockAcquisition(_) => false,
         _ => true,
     }
+}
+
+/// The path of a file that is the manifest's; another is discarded.
+fn checked(file: &ModelFile, path: PathBuf) -> Result<PathBuf> {
+    let check = check_size(file, &path).and_then(|()| check_hash(file, &path));
+    if let Err(Error::Fetch { .. }) = check {
+        discard(&path);
+    }
+    check.map(|()| path)
 }
 
 fn check_size(file: &ModelFile, path: &Path) -> Result<()> {
@@ -139,7 +150,7 @@ fn discard(path: &Path) {
 }
 
 fn refused_file(file: &ModelFile, reason: impl std::fmt::Display) -> Error {
-    refused(&format!("{}/{}", file.repo, file.path), reason)
+    refused(&file.to_string(), reason)
 }
 
 fn refused(file: &str, reason: impl std::fmt::Display) -> Error {
@@ -239,7 +250,7 @@ mod tests {
     fn file(sha256: Option<String>) -> ModelFile {
         ModelFile {
             role: Role::Dit,
-            repo: "owner/name".into(),
+            repo: Some("owner/name".into()),
             revision: Some(COMMIT.into()),
             path: "folder/file.bin".into(),
             size: Some(300_000),
@@ -262,6 +273,25 @@ mod tests {
         // The second time, nothing is asked.
         assert_eq!(hub.fetch(&file(None), &mut |_| {}).unwrap(), path);
         assert_eq!(server.ranges.lock().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_wrong_file_in_the_cache_is_fetched_again() {
+        let cache = tempfile::tempdir().unwrap();
+        let (server, endpoint) = Server::start(body(), None);
+        let hub = Hub::at(&endpoint, cache.path()).unwrap();
+        let file = file(Some(format!("{:x}", Sha256::digest(body()))));
+        let path = hub.fetch(&file, &mut |_| {}).unwrap();
+        let fetched = || server.ranges.lock().unwrap().len();
+        for (asked, wrong) in (1..).zip([body()[..9].to_vec(), vec![0; 300_000]]) {
+            std::fs::write(path.canonicalize().unwrap(), wrong).unwrap();
+            assert_eq!(hub.fetch(&file, &mut |_| {}).unwrap(), path);
+            assert_eq!(std::fs::read(&path).unwrap(), body());
+            assert_eq!(fetched(), 2 * (asked + 1));
+        }
+        // A good one is not.
+        assert_eq!(hub.fetch(&file, &mut |_| {}).unwrap(), path);
+        assert_eq!(fetched(), 6);
     }
 
     #[test]
@@ -289,5 +319,8 @@ mod tests {
         let missing = ModelFile { path: "none".into(), ..file(None) };
         let error = hub.fetch(&missing, &mut |_| {}).unwrap_err().to_string();
         assert!(error.contains("404"), "{error}");
+        let embedded = ModelFile { repo: None, revision: None, ..missing };
+        let error = hub.fetch(&embedded, &mut |_| {}).unwrap_err().to_string();
+        assert_eq!(error, "none (embedded): cannot be fetched: expected a file of the hub");
     }
 }

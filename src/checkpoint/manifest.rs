@@ -4,12 +4,15 @@
 //! file outside its repository is an error that names the line.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use serde::Deserialize;
 
 use super::cache;
+use super::embedded::EmbeddedFile;
 use super::error::{Error, Result};
+use super::place::Place;
 
 /// Manifests that are part of the crate.
 const EMBEDDED: [(&str, &str); 4] = [
@@ -23,6 +26,8 @@ const EMBEDDED: [(&str, &str); 4] = [
 const MAX_SIZE: u64 = 1 << 40;
 /// Width and height, at most; also what 8-bit video formats commonly stop at.
 const MAX_SIDE: u32 = 8192;
+/// Shifts that leave a schedule to denoise by.
+pub(crate) const TIMESTEP_SHIFTS: std::ops::RangeInclusive<f64> = 1.0..=100.0;
 /// Characters of a SHA-256, and how few of them still tell files apart.
 const SHA256: std::ops::RangeInclusive<usize> = 8..=64;
 
@@ -82,7 +87,7 @@ pub struct Licence {
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct Preset {
-    /// Timesteps before the shift, from 1000 down; the last is above 0.
+    /// Timesteps before the shift, falling, of `0..=1000`.
     pub denoising_steps: Vec<u32>,
     /// `s` in `s·σ / (1 + (s−1)·σ)`.
     pub timestep_shift: f64,
@@ -122,17 +127,17 @@ pub enum Role {
     LightVae,
 }
 
-/// One file of a model and where it is published.
+/// One file of a model: where it is published, or that it is embedded in the crate.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ModelFile {
     /// What it is for.
     pub role: Role,
-    /// `owner/name` on the Hugging Face hub.
-    pub repo: String,
+    /// `owner/name` on the Hugging Face hub; without one, the file is embedded.
+    pub repo: Option<String>,
     /// Commit, all 40 digits; without one, whatever is published now.
     pub revision: Option<String>,
-    /// Path inside the repository.
+    /// Path inside the repository; of an embedded file, below the crate's `models/`.
     pub path: String,
     /// Size in bytes, where known.
     pub size: Option<u64>,
@@ -145,8 +150,8 @@ pub struct ModelFile {
 pub struct Located<'a> {
     /// The file looked for.
     pub file: &'a ModelFile,
-    /// Its path; `None` when it is missing.
-    pub found: Option<PathBuf>,
+    /// Its place; `None` when it is missing.
+    pub found: Option<Place>,
     /// Files of its name that have another size, with that size: cut short, or something else.
     pub wrong_size: Vec<(PathBuf, u64)>,
 }
@@ -199,7 +204,8 @@ impl Manifest {
     }
 
     /// Looks for every file in `folder`, by its path in the repository or its bare name, then in
-    /// the cache that Hugging Face tools share. Sizes are compared, contents are not.
+    /// the cache that Hugging Face tools share, or in the crate if it is embedded. Sizes are
+    /// compared, contents are not.
     pub fn locate(&self, folder: Option<&Path>) -> Vec<Located<'_>> {
         let cache = cache::folder();
         self.files.iter().map(|file| file.locate(folder, cache.as_deref())).collect()
@@ -214,8 +220,7 @@ impl Manifest {
             }
         }
         for role in [Role::Dit, Role::Vae, Role::TextEncoder, Role::Tokenizer] {
-            // A model without files has its weights in the program.
-            if self.file(role).is_none() && !self.files.is_empty() {
+            if self.file(role).is_none() {
                 return Err(format!("files: expected one of role {role:?}, got none"));
             }
         }
@@ -235,7 +240,7 @@ impl Preset {
                 "denoising-steps",
                 "falling whole numbers from 1000 to 0",
             ),
-            ((1.0..=100.0).contains(&self.timestep_shift), "timestep-shift", "1 to 100"),
+            (TIMESTEP_SHIFTS.contains(&self.timestep_shift), "timestep-shift", "1 to 100"),
             ((1..=64).contains(&self.frames_per_block), "frames-per-block", "1 to 64"),
             ((1..=1024).contains(&self.window), "window", "1 to 1024 blocks"),
             (self.sink <= 1024, "sink", "0 to 1024 blocks"),
@@ -256,17 +261,23 @@ impl ModelFile {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
 
+    /// What is in the crate, if the file is embedded.
+    pub fn embedded(&self) -> Option<EmbeddedFile> {
+        if self.repo.is_some() { None } else { EmbeddedFile::find(&self.path) }
+    }
+
     fn locate(&self, folder: Option<&Path>, cache: Option<&Path>) -> Located<'_> {
         let beside = folder.map(|folder| [folder.join(&self.path), folder.join(self.name())]);
         let cached = cache.and_then(|cache| cache::find(cache, self));
-        let mut located = Located { file: self, found: None, wrong_size: Vec::new() };
+        let embedded = self.embedded().map(Place::Embedded);
+        let mut located = Located { file: self, found: embedded, wrong_size: Vec::new() };
         for path in beside.into_iter().flatten().chain(cached) {
             let Ok(meta) = std::fs::metadata(&path) else { continue };
             if !meta.is_file() || located.wrong_size.iter().any(|(seen, _)| *seen == path) {
                 continue;
             }
             if self.size.is_none_or(|size| size == meta.len()) {
-                located.found = Some(path);
+                located.found = Some(Place::Disk(path));
                 break;
             }
             located.wrong_size.push((path, meta.len()));
@@ -279,12 +290,15 @@ impl ModelFile {
             !path.contains('\\')
                 && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
         };
-        let repo = plain(&self.repo) && self.repo.split('/').filter(|p| !p.is_empty()).count() == 2;
+        let repo = match &self.repo {
+            Some(repo) => plain(repo) && repo.split('/').filter(|p| !p.is_empty()).count() == 2,
+            None => self.revision.is_none() && self.embedded().is_some(),
+        };
         let commit = |text: &String| text.len() == 40 && is_hex(text);
         let digest = |text: &String| SHA256.contains(&text.len()) && is_hex(text);
         let named = Path::new(&self.path).file_name() == Some(OsStr::new(self.name()));
         let fields = [
-            (repo, "repo", "owner/name"),
+            (repo, "repo", "owner/name, unless the path is that of an embedded file"),
             (self.revision.as_ref().is_none_or(commit), "revision", "40 hexadecimal digits"),
             (plain(&self.path) && named, "path", "a file inside the repository"),
             (self.size.is_none_or(|n| (1..=MAX_SIZE).contains(&n)), "size", "1 byte to 1 TiB"),
@@ -293,6 +307,15 @@ impl ModelFile {
         match fields.iter().find(|(good, ..)| !good) {
             Some((_, field, accepted)) => Err(format!("{field}: expected {accepted}")),
             None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for ModelFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.repo {
+            Some(repo) => write!(f, "{repo}/{}", self.path),
+            None => write!(f, "{} (embedded)", self.path),
         }
     }
 }
@@ -332,14 +355,30 @@ mod tests {
         let cached = cache.path().join(snapshot).join(file.name());
         std::fs::create_dir_all(cached.parent().unwrap()).unwrap();
         std::fs::write(&cached, "abc").unwrap();
-        assert_eq!(locate().found, Some(cached.clone()));
+        assert_eq!(locate().found, Some(cached.clone().into()));
 
         let beside = folder.path().join(file.name());
         std::fs::write(&beside, "short of bytes").unwrap();
         let located = locate();
-        assert_eq!(located.found, Some(cached));
+        assert_eq!(located.found, Some(cached.into()));
         assert_eq!(located.wrong_size, [(beside.clone(), 14)]);
         std::fs::write(&beside, "abc").unwrap();
-        assert_eq!(locate().found, Some(beside));
+        assert_eq!(locate().found, Some(beside.into()));
+    }
+
+    #[test]
+    fn a_file_in_the_folder_stands_in_for_an_embedded_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = Manifest::named("pocket").unwrap();
+        let file = ModelFile { size: Some(3), ..manifest.file(Role::Dit).unwrap().clone() };
+        let locate = || file.locate(Some(folder.path()), None).found;
+        assert_eq!(locate(), file.embedded().map(Place::Embedded));
+        assert!(locate().is_some());
+
+        let beside = folder.path().join(file.name());
+        std::fs::write(&beside, "short of bytes").unwrap();
+        assert_eq!(locate(), file.embedded().map(Place::Embedded));
+        std::fs::write(&beside, "abc").unwrap();
+        assert_eq!(locate(), Some(beside.into()));
     }
 }

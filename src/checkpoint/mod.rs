@@ -6,16 +6,19 @@
 //! asks for ([`requested`]), [`Checkpoint::with_lora`] adds a LoRA, and [`Checkpoint::var_builder`]
 //! hands the tensors out one by one, each converted once on its way to the device.
 //!
-//! [`Manifest`] says which files make a model; [`Hub`] fetches them when asked to.
+//! [`Manifest`] says which files make a model: some are embedded in the crate, the others lie on disk,
+//! where [`Hub`] fetches them when asked to. A [`Place`] is either.
 
 mod backend;
 mod cache;
+mod embedded;
 mod error;
 mod lora;
 mod manifest;
 mod names;
 mod open;
 mod pickle;
+mod place;
 mod random;
 mod requested;
 mod safetensors;
@@ -44,11 +47,14 @@ use source::Source;
 use stored::Stored;
 
 pub use ::safetensors::Dtype as StoredDtype;
+pub use embedded::EmbeddedFile;
 pub use error::{Error, Result, WrongShape};
 pub use hub::Hub;
+pub(crate) use manifest::TIMESTEP_SHIFTS;
 pub use manifest::{
     Architecture, Family, Licence, Located, Manifest, ModelFile, Preset, Progress, Role,
 };
+pub use place::Place;
 pub use random::random;
 pub use requested::requested;
 
@@ -99,10 +105,10 @@ impl fmt::Display for TensorShape {
 }
 
 impl Checkpoint {
-    /// Opens a `.safetensors` file, an index of several, a `.pt` or `.pth` file, or a folder with
-    /// one of these. Reads headers only.
-    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        open::path(path.as_ref(), open::WEIGHTS)
+    /// Opens a `.safetensors` file, an index of several, a `.pt` or `.pth` file, a folder with one
+    /// of these, or an embedded file. Reads headers only.
+    pub fn open(place: impl Into<Place>) -> Result<Self> {
+        open::place(&place.into(), open::WEIGHTS)
     }
 
     /// Reads a checkpoint in memory, `.safetensors` or `.pt`; `name` stands for it in messages.
@@ -161,8 +167,8 @@ impl Checkpoint {
 
     /// Adds a LoRA to the weights, each at the moment it is read: `W + strength·(alpha/rank)·B·A`
     /// in f32. May be called again with another.
-    pub fn with_lora(mut self, lora: impl AsRef<Path>, strength: f64) -> Result<Self> {
-        let lora = open::path(lora.as_ref(), open::LORA)?;
+    pub fn with_lora(mut self, lora: impl Into<Place>, strength: f64) -> Result<Self> {
+        let lora = open::place(&lora.into(), open::LORA)?;
         for (name, delta) in lora::deltas(&lora, &self, strength)? {
             self.deltas.entry(name).or_default().push(delta);
         }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use super::error::{Error, Result};
+use super::place::Place;
 use super::source::Source;
 use super::{Checkpoint, Entry, names, safetensors, torch};
 use crate::model::Interrupt;
@@ -20,6 +21,8 @@ pub(super) const WEIGHTS: &[&str] = &["generator_ema", "generator", "model", "st
 pub(super) const LORA: &[&str] = &["generator_lora"];
 
 const INDEX: &str = ".safetensors.index.json";
+/// Bytes of an index, at most: ten times what the largest known model's has.
+const MAX_INDEX: u64 = 1 << 20;
 
 /// What a sharded checkpoint's index says: which shard has which tensor.
 #[derive(Deserialize)]
@@ -27,8 +30,18 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// Opens a file, an index or a folder; `prefer` are the dicts to look for in a `.pt` file.
-pub(super) fn path(path: &Path, prefer: &[&str]) -> Result<Checkpoint> {
+/// Opens what is at a place; `prefer` are the dicts to look for in a `.pt` file.
+pub(super) fn place(place: &Place, prefer: &[&str]) -> Result<Checkpoint> {
+    match place {
+        Place::Disk(path) => self::path(path, prefer),
+        Place::Embedded(embedded) => {
+            file(Source::memory(&embedded.to_string(), embedded.bytes().into()), prefer)
+        }
+    }
+}
+
+/// Opens a file, an index or a folder.
+fn path(path: &Path, prefer: &[&str]) -> Result<Checkpoint> {
     if path.is_dir() {
         return self::path(&only_checkpoint(path)?, prefer);
     }
@@ -87,6 +100,10 @@ fn checkpoint(path: PathBuf, mut list: Vec<(String, Entry)>) -> Result<Checkpoin
 /// Opens the shards that an index names, which must lie beside it.
 fn index(path: &Path) -> Result<Checkpoint> {
     let json = Source::open(path)?;
+    if json.len()? > MAX_INDEX {
+        let reason = format!("expected an index of {MAX_INDEX} bytes at most, got {}", json.len()?);
+        return Err(Error::format(path, reason));
+    }
     let index: Index = serde_json::from_slice(&json.all()?)
         .map_err(|e| Error::format(path, format!("not the index of a checkpoint: {e}")))?;
     let mut shards: BTreeMap<String, HashMap<String, Entry>> = BTreeMap::new();

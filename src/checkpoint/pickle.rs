@@ -3,27 +3,37 @@
 //! A pickle is a program for a stack machine that may call any Python function. This machine knows
 //! the opcodes of protocol 2 that `torch.save` emits and the few callables below; whatever else a
 //! file asks for is an error that names it. Containers live in lists of the machine and values hold
-//! their index, so that a hostile file can build no deep or cyclic structure to recurse into.
+//! their index, so that a hostile file can build no deep or cyclic structure to recurse into. All
+//! that the machine keeps is paid for from a budget that the size of the archive sets.
 //!
 //! Format: <https://github.com/pytorch/pytorch/blob/v2.5.1/torch/serialization.py> and
 //! <https://github.com/python/cpython/blob/v3.13.0/Lib/pickletools.py>.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::mem::size_of;
 
 use safetensors::Dtype;
 
 /// Opcodes executed at most; three copies of the 14B network take some two hundred thousand.
 const MAX_STEPS: usize = 1 << 21;
-/// Bytes of all tensor names together, at most.
-const MAX_NAMES: usize = 16 << 20;
+/// Bytes that any archive may cost: two thousand tensors, however small.
+const MIN_BUDGET: usize = 4 << 20;
+/// Bytes that a value costs where it lies in a list, with the room in which the list grows.
+const CELL: usize = 2 * size_of::<Value<'static>>();
+/// Bytes that an entry of the memo costs.
+const MEMO: usize = 64;
+/// Bytes that a tensor costs besides its view and name: what becomes of both after this reader.
+const TENSOR: usize = 256;
+/// Copies of a name: in its checkpoint, and on the way there.
+const COPIES: usize = 4;
 /// Axes of a tensor, at most.
 const MAX_RANK: usize = 8;
 
 /// A tensor as the pickle describes it: a view of a storage kept elsewhere in the archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct View {
+pub(super) struct View<'a> {
     /// Name of the storage's entry, below `data/`.
-    pub(super) storage: String,
+    pub(super) storage: &'a str,
     pub(super) dtype: Dtype,
     /// Elements of the storage.
     pub(super) elements: u64,
@@ -35,9 +45,14 @@ pub(super) struct View {
 }
 
 /// Runs the pickle and lists the tensors of the first dict of `prefer` that its root holds, or of
-/// the root itself; nested dicts give dotted names.
-pub(super) fn read(bytes: &[u8], prefer: &[&str]) -> Result<Vec<(String, View)>, String> {
-    let mut machine = Machine::new(bytes);
+/// the root itself; nested dicts give dotted names. It takes no more memory than an archive of
+/// `archive` bytes is worth.
+pub(super) fn read<'a>(
+    bytes: &'a [u8],
+    archive: usize,
+    prefer: &[&str],
+) -> Result<Vec<(String, View<'a>)>, String> {
+    let mut machine = Machine::new(bytes, archive.max(MIN_BUDGET));
     let root = machine.run()?;
     machine.tensors(root, prefer)
 }
@@ -51,8 +66,8 @@ enum Value<'a> {
     Callable(Callable),
     StorageClass(Dtype),
     List,
-    /// Index into `Machine::tuples`.
-    Tuple(usize),
+    /// A run of `Machine::items`.
+    Tuple(Span),
     /// Index into `Machine::dicts`.
     Dict(usize),
     /// Index into `Machine::storages`.
@@ -68,9 +83,16 @@ enum Callable {
     RebuildParameter,
 }
 
+/// The number of steps bounds both.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u32,
+    len: u32,
+}
+
 #[derive(Debug)]
-struct Storage {
-    key: String,
+struct Storage<'a> {
+    key: &'a str,
     dtype: Dtype,
     elements: u64,
 }
@@ -80,29 +102,43 @@ struct Machine<'a> {
     stack: Vec<Value<'a>>,
     /// Heights of the stack at which a MARK was set.
     marks: Vec<usize>,
-    memo: HashMap<u32, Value<'a>>,
-    tuples: Vec<Vec<Value<'a>>>,
+    memo: BTreeMap<u32, Value<'a>>,
+    /// Of all tuples, one after the other.
+    items: Vec<Value<'a>>,
     dicts: Vec<Vec<(Value<'a>, Value<'a>)>>,
-    storages: Vec<Storage>,
-    views: Vec<View>,
+    storages: Vec<Storage<'a>>,
+    views: Vec<View<'a>>,
+    /// The most values that the stack, and the most marks that their list has held.
+    deepest: (usize, usize),
+    /// Bytes that may still be taken.
+    budget: usize,
 }
 
 impl<'a> Machine<'a> {
-    fn new(input: &'a [u8]) -> Self {
+    fn new(input: &'a [u8], budget: usize) -> Self {
         Self {
             input,
             stack: Vec::new(),
             marks: Vec::new(),
-            memo: HashMap::new(),
-            tuples: Vec::new(),
+            memo: BTreeMap::new(),
+            items: Vec::new(),
             dicts: Vec::new(),
             storages: Vec::new(),
             views: Vec::new(),
+            deepest: (0, 0),
+            budget,
         }
     }
 
-    /// Executes opcodes up to STOP; every opcode pushes at most one value, so the number of steps
-    /// bounds stack, memo and containers.
+    /// Takes memory from the budget.
+    fn spend(&mut self, bytes: usize) -> Result<(), String> {
+        self.budget = self.budget.checked_sub(bytes).ok_or(
+            "the pickle builds more than a file of this size can have use for; it is not read on",
+        )?;
+        Ok(())
+    }
+
+    /// Executes opcodes up to STOP; every opcode pushes at most one value.
     fn run(&mut self) -> Result<Value<'a>, String> {
         for _ in 0..MAX_STEPS {
             match self.byte()? {
@@ -116,10 +152,7 @@ impl<'a> Machine<'a> {
     fn execute(&mut self, opcode: u8) -> Result<(), String> {
         match opcode {
             0x80 => self.protocol(),
-            b'(' => {
-                self.marks.push(self.stack.len());
-                Ok(())
-            }
+            b'(' => self.mark(),
             b'N' | 0x88 | 0x89 => self.push(Value::Other),
             b'J' | b'K' | b'M' | 0x8a | b'G' => self.number(opcode),
             b'X' => self.text(),
@@ -135,6 +168,15 @@ impl<'a> Machine<'a> {
             b'b' => self.set_state(),
             _ => Err(format!("pickle opcode {opcode:#04x} is not one that torch.save writes")),
         }
+    }
+
+    fn mark(&mut self) -> Result<(), String> {
+        self.marks.push(self.stack.len());
+        if self.marks.len() > self.deepest.1 {
+            self.deepest.1 = self.marks.len();
+            self.spend(2 * size_of::<usize>())?;
+        }
+        Ok(())
     }
 
     fn protocol(&mut self) -> Result<(), String> {
@@ -205,8 +247,8 @@ impl<'a> Machine<'a> {
         };
         if matches!(opcode, b'q' | b'r') {
             let top = *self.stack.last().ok_or_else(underflow)?;
-            self.memo.insert(key, top);
-            return Ok(());
+            let is_new = self.memo.insert(key, top).is_none();
+            return if is_new { self.spend(MEMO) } else { Ok(()) };
         }
         let value = self.memo.get(&key).copied();
         self.push(value.ok_or_else(|| format!("the pickle recalls {key}, never stored"))?)
@@ -218,11 +260,18 @@ impl<'a> Machine<'a> {
             b')' => Vec::new(),
             _ => self.pop_many(usize::from(opcode - 0x84))?,
         };
-        self.tuples.push(items);
-        self.push(Value::Tuple(self.tuples.len() - 1))
+        self.spend(items.len() * CELL)?;
+        let span = Span { start: self.items.len() as u32, len: items.len() as u32 };
+        self.items.extend(items);
+        self.push(Value::Tuple(span))
+    }
+
+    fn items(&self, tuple: Span) -> &[Value<'a>] {
+        &self.items[tuple.start as usize..][..tuple.len as usize]
     }
 
     fn dict(&mut self) -> Result<(), String> {
+        self.spend(2 * size_of::<Vec<Value<'_>>>())?;
         self.dicts.push(Vec::new());
         self.push(Value::Dict(self.dicts.len() - 1))
     }
@@ -232,6 +281,7 @@ impl<'a> Machine<'a> {
         let (pairs, []) = items.as_chunks::<2>() else {
             return Err("the pickle has a dict with a key and no value".into());
         };
+        self.spend(items.len() * CELL)?;
         match self.stack.last() {
             Some(Value::Dict(dict)) => {
                 self.dicts[*dict].extend(pairs.iter().map(|[key, value]| (*key, *value)));
@@ -258,15 +308,16 @@ impl<'a> Machine<'a> {
     fn storage(&mut self) -> Result<(), String> {
         let reference = self.pop_tuple()?;
         let [Value::Text("storage"), class, Value::Text(key), _, Value::Int(elements)] =
-            self.tuples[reference].as_slice()
+            *self.items(reference)
         else {
             return Err("the pickle refers to something that is no storage".into());
         };
         let Value::StorageClass(dtype) = class else {
             return Err("the pickle has a storage without an element type".into());
         };
-        let elements = u64::try_from(*elements).map_err(|_| negative())?;
-        self.storages.push(Storage { key: (*key).to_owned(), dtype: *dtype, elements });
+        let elements = u64::try_from(elements).map_err(|_| negative())?;
+        self.spend(2 * size_of::<Storage<'_>>())?;
+        self.storages.push(Storage { key, dtype, elements });
         self.push(Value::Storage(self.storages.len() - 1))
     }
 
@@ -275,14 +326,12 @@ impl<'a> Machine<'a> {
         let Value::Callable(callable) = self.pop()? else {
             return Err("the pickle calls what is no function".into());
         };
-        match (callable, self.tuples[arguments].as_slice()) {
+        match (callable, self.items(arguments)) {
             (Callable::OrderedDict, []) => self.dict(),
-            (Callable::RebuildParameter, [tensor @ Value::Tensor(_), ..]) => {
-                let tensor = *tensor;
-                self.push(tensor)
-            }
-            (Callable::RebuildTensor, [storage, offset, shape, strides, ..]) => {
-                let view = self.view(*storage, *offset, *shape, *strides)?;
+            (Callable::RebuildParameter, &[tensor @ Value::Tensor(_), ..]) => self.push(tensor),
+            (Callable::RebuildTensor, &[storage, offset, shape, strides, ..]) => {
+                let view = self.view(storage, offset, shape, strides)?;
+                self.spend(2 * view.bytes())?;
                 self.views.push(view);
                 self.push(Value::Tensor(self.views.len() - 1))
             }
@@ -297,13 +346,13 @@ impl<'a> Machine<'a> {
         offset: Value<'a>,
         shape: Value<'a>,
         strides: Value<'a>,
-    ) -> Result<View, String> {
+    ) -> Result<View<'a>, String> {
         let (Value::Storage(storage), Value::Int(offset)) = (storage, offset) else {
             return Err("the pickle has a tensor without a storage".into());
         };
         let storage = &self.storages[storage];
         let view = View {
-            storage: storage.key.clone(),
+            storage: storage.key,
             dtype: storage.dtype,
             elements: storage.elements,
             offset: u64::try_from(offset).map_err(|_| negative())?,
@@ -326,7 +375,7 @@ impl<'a> Machine<'a> {
         let Value::Tuple(tuple) = tuple else {
             return Err("the pickle has a tensor without a shape".into());
         };
-        let sizes = &self.tuples[tuple];
+        let sizes = self.items(tuple);
         if sizes.len() > MAX_RANK {
             return Err(format!("a tensor has {} axes, at most {MAX_RANK} are read", sizes.len()));
         }
@@ -348,6 +397,10 @@ impl<'a> Machine<'a> {
 
     fn push(&mut self, value: Value<'a>) -> Result<(), String> {
         self.stack.push(value);
+        if self.stack.len() > self.deepest.0 {
+            self.deepest.0 = self.stack.len();
+            self.spend(CELL)?;
+        }
         Ok(())
     }
 
@@ -365,7 +418,7 @@ impl<'a> Machine<'a> {
         Ok(self.stack.split_off(mark.ok_or_else(underflow)?))
     }
 
-    fn pop_tuple(&mut self) -> Result<usize, String> {
+    fn pop_tuple(&mut self) -> Result<Span, String> {
         match self.pop()? {
             Value::Tuple(tuple) => Ok(tuple),
             _ => Err("the pickle calls or refers to something without a tuple".into()),
@@ -395,7 +448,11 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(line).map_err(|_| "the pickle names a module not in UTF-8".to_owned())
     }
 
-    fn tensors(&self, root: Value<'a>, prefer: &[&str]) -> Result<Vec<(String, View)>, String> {
+    fn tensors(
+        &mut self,
+        root: Value<'a>,
+        prefer: &[&str],
+    ) -> Result<Vec<(String, View<'a>)>, String> {
         let Value::Dict(root) = root else {
             return Err("the pickle holds no dict of tensors".into());
         };
@@ -405,35 +462,51 @@ impl<'a> Machine<'a> {
                 _ => None,
             })
         };
-        self.flatten(prefer.iter().find_map(child).unwrap_or(root))
+        let top = prefer.iter().find_map(child).unwrap_or(root);
+        self.flatten(top)
     }
 
-    /// Walks the dicts below one, each of them once.
-    fn flatten(&self, top: usize) -> Result<Vec<(String, View)>, String> {
-        let (mut found, mut budget) = (Vec::new(), MAX_NAMES);
-        let mut seen = vec![false; self.dicts.len()];
+    /// Walks the dicts below one, and takes each of them apart: it is met once.
+    fn flatten(&mut self, top: usize) -> Result<Vec<(String, View<'a>)>, String> {
+        let mut found = Vec::new();
         let mut open = vec![(String::new(), top)];
         while let Some((prefix, dict)) = open.pop() {
-            if std::mem::replace(&mut seen[dict], true) {
-                continue;
-            }
-            for (key, value) in &self.dicts[dict] {
-                if !matches!(value, Value::Dict(_) | Value::Tensor(_)) {
-                    continue;
-                }
-                let Some(name) = dotted(&prefix, *key, &mut budget)? else { continue };
+            for (key, value) in std::mem::take(&mut self.dicts[dict]) {
                 match value {
-                    Value::Dict(dict) => open.push((name + ".", *dict)),
-                    Value::Tensor(view) => found.push((name, self.views[*view].clone())),
+                    Value::Dict(dict) => {
+                        let name = self.name(&prefix, key)?;
+                        open.extend(name.map(|name| (name + ".", dict)));
+                    }
+                    Value::Tensor(view) => {
+                        let name = self.name(&prefix, key)?;
+                        self.spend(TENSOR + self.views[view].bytes())?;
+                        found.extend(name.map(|name| (name, self.views[view].clone())));
+                    }
                     _ => {}
                 }
             }
         }
         Ok(found)
     }
+
+    /// The name of a dict's entry; `None` for a key that is no text or number.
+    fn name(&mut self, prefix: &str, key: Value<'_>) -> Result<Option<String>, String> {
+        let key: &str = match key {
+            Value::Text(key) => key,
+            Value::Int(key) => &key.to_string(),
+            _ => return Ok(None),
+        };
+        self.spend(COPIES * (prefix.len() + key.len() + size_of::<String>()))?;
+        Ok(Some(format!("{prefix}{key}")))
+    }
 }
 
-impl View {
+impl View<'_> {
+    /// Bytes of memory that it takes.
+    fn bytes(&self) -> usize {
+        size_of::<Self>() + 2 * size_of_val(self.shape.as_slice())
+    }
+
     /// Elements of the storage up to the last that the view shows; `None` for a view that is larger
     /// than its storage or than any memory.
     pub(super) fn span(&self) -> Option<u64> {
@@ -446,19 +519,6 @@ impl View {
         })?;
         (shown <= self.elements).then(|| last.checked_add(1)).flatten()
     }
-}
-
-/// The name of a dict's entry; `None` for a key that is no text or number.
-fn dotted(prefix: &str, key: Value<'_>, budget: &mut usize) -> Result<Option<String>, String> {
-    let key: &str = match key {
-        Value::Text(key) => key,
-        Value::Int(key) => &key.to_string(),
-        _ => return Ok(None),
-    };
-    *budget = budget
-        .checked_sub(prefix.len() + key.len())
-        .ok_or_else(|| format!("the names of the tensors take more than {MAX_NAMES} bytes"))?;
-    Ok(Some(format!("{prefix}{key}")))
 }
 
 fn storage_class(name: &str) -> Option<Dtype> {
@@ -494,7 +554,7 @@ mod tests {
     use super::*;
 
     fn error(pickle: &[u8]) -> String {
-        read(pickle, &[]).unwrap_err()
+        read(pickle, pickle.len(), &[]).unwrap_err()
     }
 
     #[test]
@@ -515,14 +575,33 @@ mod tests {
     #[test]
     fn a_dict_inside_itself_ends() {
         // d = {}; d["a"] = d
-        assert_eq!(read(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", &[]).unwrap(), []);
+        assert_eq!(read(b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.", 0, &[]).unwrap(), []);
     }
 
     #[test]
-    fn a_program_that_pushes_forever_ends() {
+    fn a_program_that_runs_forever_ends() {
         let mut pickle = b"\x80\x02".to_vec();
-        pickle.resize(MAX_STEPS + 8, b'N');
-        assert!(error(&pickle).contains("steps"));
+        pickle.resize(MAX_STEPS + 8, b')');
+        assert!(read(&pickle, 1 << 40, &[]).unwrap_err().contains("steps"));
+    }
+
+    /// Whatever is repeated, the machine stops before it has built more than the file is worth.
+    #[test]
+    fn building_is_paid_for() {
+        for opcodes in [&b"N"[..], b"(", b")", b"}", b")q0", b"K0\x85", b"N\x85"] {
+            let pickle = [b"\x80\x02", &opcodes.repeat(500_000)[..]].concat();
+            assert!(error(&pickle).contains("a file of this size"), "{opcodes:?}");
+        }
+        let mut memo = b"\x80\x02N".to_vec();
+        (0..100_000u32).for_each(|key| {
+            memo.push(b'r');
+            memo.extend(key.to_le_bytes());
+        });
+        assert!(error(&memo).contains("a file of this size"));
+        // Names grow with every level: {"x…x": {"x…x": …}}.
+        let level = [&b"}X\x00\x04\x00\x00"[..], &[b'x'; 1024]].concat();
+        let nested = [b"\x80\x02", &level.repeat(200)[..], b"}", &b"s".repeat(200), b"."].concat();
+        assert!(error(&nested).contains("a file of this size"));
     }
 
     /// `{"w": tensor}` of one axis, as torch.save writes it.
@@ -536,7 +615,8 @@ mod tests {
 
     #[test]
     fn a_view_past_its_storage_is_refused() {
-        let (name, view) = read(&tensor(12, 2, 4, 3), &[]).unwrap().remove(0);
+        let pickle = tensor(12, 2, 4, 3);
+        let (name, view) = read(&pickle, 0, &[]).unwrap().remove(0);
         assert_eq!(
             (name.as_str(), view.offset, view.shape, view.strides),
             ("w", 2, vec![4], vec![3])
@@ -548,7 +628,7 @@ mod tests {
     #[test]
     fn views_stay_within_their_storage() {
         let view = |offset, shape: &[usize], strides: &[usize]| View {
-            storage: "0".into(),
+            storage: "0",
             dtype: Dtype::F32,
             elements: 12,
             offset,

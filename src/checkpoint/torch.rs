@@ -1,7 +1,7 @@
 //! The zip archive that `torch.save` writes: a pickle of dicts, and one entry for each storage.
 
 use std::collections::HashMap;
-use std::io::Cursor;
+use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
 
 use zip::{CompressionMethod, ZipArchive};
@@ -16,6 +16,10 @@ pub(super) const OLD_MAGIC: &[u8] = b"\x80\x02";
 
 const PICKLE: &str = "data.pkl";
 
+/// Bytes of headers that any archive may have; those of a large one, an eighth of it.
+const MIN_HEADERS: usize = 1 << 20;
+const HEADERS_SHARE: usize = 8;
+
 /// Names and places of the tensors of the first dict of `prefer` there is, or of all.
 pub(super) fn read(bytes: &[u8], prefer: &[&str]) -> Result<Vec<(String, Stored)>, String> {
     let entries = entries(bytes)?;
@@ -29,18 +33,48 @@ pub(super) fn read(bytes: &[u8], prefer: &[&str]) -> Result<Vec<(String, Stored)
         return Err("expected an archive of little-endian numbers, got another order".into());
     }
     let pickle = entries[&format!("{root}{PICKLE}")].clone();
-    let place = |(name, view): (String, View)| {
+    let place = |(name, view): (String, View<'_>)| {
         let storage = entries.get(&format!("{root}data/{}", view.storage));
         let stored = stored(&view, storage).map_err(|reason| format!("{name}: {reason}"))?;
         Ok((name, stored))
     };
-    pickle::read(&bytes[pickle], prefer)?.into_iter().map(place).collect()
+    pickle::read(&bytes[pickle], bytes.len(), prefer)?.into_iter().map(place).collect()
+}
+
+/// An archive of which only so many bytes can be read. Its reader keeps several times the bytes of
+/// every header: a file that is nothing else would take more memory than its size.
+struct Headers<'a> {
+    bytes: Cursor<&'a [u8]>,
+    left: usize,
+}
+
+impl<'a> Headers<'a> {
+    fn new(bytes: &'a [u8]) -> Self {
+        let left = (bytes.len() / HEADERS_SHARE).max(MIN_HEADERS);
+        Self { bytes: Cursor::new(bytes), left }
+    }
+}
+
+impl Read for Headers<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.bytes.read(buffer)?;
+        self.left = self.left.checked_sub(read).ok_or_else(|| {
+            io::Error::other("its headers are larger than those of a file of this size need be")
+        })?;
+        Ok(read)
+    }
+}
+
+impl Seek for Headers<'_> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.bytes.seek(to)
+    }
 }
 
 /// Places of all entries by name, each inside `bytes` and readable without unpacking.
 fn entries(bytes: &[u8]) -> Result<HashMap<String, Range<usize>>, String> {
     let unsound = |e: zip::result::ZipError| format!("not a sound PyTorch archive: {e}");
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(unsound)?;
+    let mut archive = ZipArchive::new(Headers::new(bytes)).map_err(unsound)?;
     let mut entries = HashMap::new();
     for i in 0..archive.len() {
         let entry = archive.by_index_raw(i).map_err(unsound)?;
@@ -61,7 +95,7 @@ fn entries(bytes: &[u8]) -> Result<HashMap<String, Range<usize>>, String> {
 }
 
 /// The bytes that a view of a storage touches.
-fn stored(view: &View, storage: Option<&Range<usize>>) -> Result<Stored, String> {
+fn stored(view: &View<'_>, storage: Option<&Range<usize>>) -> Result<Stored, String> {
     let storage = storage.ok_or_else(|| format!("storage {} is missing", view.storage))?;
     let size = (view.dtype.bitsize() / 8) as u64;
     let held = (storage.end - storage.start) as u64;

@@ -3,12 +3,12 @@
 use super::error::{Error, Result};
 use super::flow::FlowSchedule;
 use super::frames::FrameSize;
-use super::weights::WeightsSource;
+use super::weights::{WeightPaths, WeightsSource};
 use crate::cascade::{
     AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryRules, PromptPolicy,
     SinkPosition, Timetable,
 };
-use crate::checkpoint::{Manifest, Preset};
+use crate::checkpoint::{Manifest, Preset, TIMESTEP_SHIFTS};
 use crate::device::DeviceSpec;
 use crate::model::VideoSpec;
 use crate::wan;
@@ -84,11 +84,12 @@ pub struct GeneratorConfig {
 }
 
 impl GeneratorConfig {
-    /// The preset as it is meant to be run, sequentially, on the best device there is.
-    pub fn new(model: Manifest, weights: WeightsSource) -> Self {
+    /// The preset as it is meant to be run: on the model's own weights, sequentially, on the best
+    /// device there is.
+    pub fn new(model: Manifest) -> Self {
         Self {
             model,
-            weights,
+            weights: WeightsSource::default(),
             device: DeviceSpec::Auto,
             dtype: Dtype::Auto,
             decoder: Decoder::Full,
@@ -107,7 +108,18 @@ impl GeneratorConfig {
 
     /// Cheap: reads no file and touches no device.
     pub fn validate(&self) -> Result<()> {
-        self.plan().map(|_| ())
+        let spec = wan::dit_config(self.model.architecture).spec();
+        let spec = spec.map_err(|error| Error::config("architecture", error.to_string()))?;
+        self.plan(spec).map(|_| ())
+    }
+
+    /// Whether every file of weights is somewhere: an error lists those that are missing. Reads
+    /// none of them, and random weights need none.
+    pub fn check_weights(&self) -> Result<()> {
+        match &self.weights {
+            WeightsSource::Random { .. } => Ok(()),
+            WeightsSource::Files(paths) => paths.find(&self.model, self.decoder).map(|_| ()),
+        }
     }
 
     /// Size of the frames that will come.
@@ -116,20 +128,30 @@ impl GeneratorConfig {
         self.size.unwrap_or(FrameSize { width, height })
     }
 
-    pub(super) fn plan(&self) -> Result<Plan> {
+    /// Frames that may wait decoded.
+    pub(super) fn queue_frames(&self) -> Result<usize> {
+        let frames_per_block = self.model.preset.frames_per_block;
+        in_range("queue_blocks", self.queue_blocks, 1, MAX_QUEUE)?;
+        in_range("frames_per_block", frames_per_block, 1, 64)?;
+        Ok(self.queue_blocks * frames_per_block * TEMPORAL_STRIDE)
+    }
+
+    /// Checks everything against a network of these sizes.
+    pub(super) fn plan(&self, spec: VideoSpec) -> Result<Plan> {
         if let Some(feature) = self.device.missing_feature() {
             return Err(Error::MissingFeature(feature));
         }
         let preset = &self.model.preset;
-        let spec = wan::dit_config(self.model.architecture).spec();
-        let spec = spec.map_err(|error| Error::config("architecture", error.to_string()))?;
-        let schedule = FlowSchedule::new(&preset.denoising_steps, preset.timestep_shift)
+        let shift = preset.timestep_shift;
+        if !TIMESTEP_SHIFTS.contains(&shift) {
+            return Err(Error::config("timestep_shift", format!("got {shift}, expected 1 to 100")));
+        }
+        let schedule = FlowSchedule::new(&preset.denoising_steps, shift)
             .map_err(|error| Error::config("denoising_steps", error.to_string()))?;
         let timetable = Timetable::with_width(schedule.steps(), self.cascade_width);
         let passes = timetable.passes();
         in_range("cascade_width", self.cascade_width, 1, passes)?;
-        in_range("queue_blocks", self.queue_blocks, 1, MAX_QUEUE)?;
-        in_range("frames_per_block", preset.frames_per_block, 1, 64)?;
+        self.queue_frames()?;
         in_range("fps", preset.fps as usize, 1, 240)?;
         in_range("window", preset.window, 0, MAX_HISTORY)?;
         in_range("sink", preset.sink, 0, MAX_HISTORY)?;
@@ -138,10 +160,23 @@ impl GeneratorConfig {
         }
         let size = self.frame_size();
         check_size(size, spec.size_multiple() as u32)?;
+        self.check_decoder()?;
         let cascade = self.cascade(timetable.stagger(), size, &spec);
-        let frames = self.queue_blocks * preset.frames_per_block * TEMPORAL_STRIDE;
         let Self { seed, prompt_policy, .. } = *self;
-        Ok(Plan { schedule, cascade, prompt_policy, seed, queue_frames: frames })
+        Ok(Plan { schedule, cascade, prompt_policy, seed, size })
+    }
+
+    /// Not every model has a small decoder; one may still be named.
+    fn check_decoder(&self) -> Result<()> {
+        let WeightsSource::Files(WeightPaths { decoder: None, .. }) = &self.weights else {
+            return Ok(());
+        };
+        let (name, decoders) = (&self.model.name, Decoder::of(&self.model));
+        if decoders.contains(&self.decoder) {
+            return Ok(());
+        }
+        let expected = format!("{name} has files for {decoders:?}; another file has to be named");
+        Err(Error::config("decoder", format!("got {:?}, {expected}", self.decoder)))
     }
 
     fn cascade(&self, stagger: usize, size: FrameSize, spec: &VideoSpec) -> CascadeConfig {
@@ -173,7 +208,7 @@ pub(super) struct Plan {
     pub(super) cascade: CascadeConfig,
     pub(super) prompt_policy: PromptPolicy,
     pub(super) seed: u64,
-    pub(super) queue_frames: usize,
+    pub(super) size: FrameSize,
 }
 
 fn in_range(field: &'static str, value: usize, low: usize, high: usize) -> Result<()> {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::error::Error;
 use crate::layers::simd::with_slice;
@@ -55,16 +55,20 @@ impl fmt::Debug for Frame {
 }
 
 impl Frame {
-    /// `(frames, height, width, 3)` in `[0, 1]` to frames, the first with index `first`.
-    pub(super) fn from_pixels(pixels: &Tensor, first: u64) -> Result<Vec<Self>> {
-        let (_, height, width, channels) = pixels.dims4()?;
+    /// `(frames, height, width, 3)` in `[0, 1]` to frames of `size`, the first with index `first`.
+    pub(super) fn from_pixels(pixels: &Tensor, size: FrameSize, first: u64) -> Result<Vec<Self>> {
+        let FrameSize { width, height } = size;
+        let shape = [height as usize, width as usize, 3];
+        if pixels.rank() != 4 || pixels.dims()[1..] != shape || shape.contains(&0) {
+            bail!("expected frames of {shape:?}, got {:?}", pixels.dims())
+        }
         let pixels = pixels.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
         with_slice(&pixels, |values| {
-            let frames = values.chunks_exact(height * width * channels).zip(first..);
+            let frames = values.chunks_exact(shape.iter().product()).zip(first..);
             let frame = |(values, index): (&[f32], u64)| Self {
                 index,
-                width: width as u32,
-                height: height as u32,
+                width,
+                height,
                 rgb: values.iter().map(|&value| to_byte(value)).collect(),
             };
             Ok(frames.map(frame).collect())
@@ -85,9 +89,21 @@ mod tests {
     fn levels_are_rounded_and_saturate() -> Result<()> {
         let values = [-1.0f32, 0.0, 0.5, 1.0, 2.0, 0.001];
         let pixels = Tensor::new(&values, &Device::Cpu)?.reshape((2, 1, 1, 3))?;
-        let frames = Frame::from_pixels(&pixels, 7)?;
+        let frames = Frame::from_pixels(&pixels, FrameSize { width: 1, height: 1 }, 7)?;
         assert_eq!(frames[0].rgb, [0, 0, 128]);
         assert_eq!(frames[1], Frame { index: 8, width: 1, height: 1, rgb: vec![255, 255, 0] });
         Ok(())
+    }
+
+    #[test]
+    fn pictures_of_another_size_are_refused() {
+        let refused = |shape: (usize, usize, usize, usize), width, height| {
+            let pixels = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+            let error = Frame::from_pixels(&pixels, FrameSize { width, height }, 0).unwrap_err();
+            assert!(error.to_string().contains("expected frames of"), "{error}");
+        };
+        refused((1, 2, 3, 3), 2, 3);
+        refused((1, 2, 3, 4), 3, 2);
+        refused((4, 0, 3, 3), 3, 0);
     }
 }

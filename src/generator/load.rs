@@ -1,6 +1,5 @@
 //! Configuration to networks: the only place that names a family.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::{DType, Device};
@@ -9,8 +8,8 @@ use candle_nn::VarBuilder;
 use super::Parts;
 use super::config::{Decoder, Dtype, GeneratorConfig};
 use super::error::{Error, Result};
-use super::weights::{WeightPaths, WeightsSource};
-use crate::checkpoint::{self, Checkpoint, TensorShape, requested};
+use super::weights::{Places, WeightsSource};
+use crate::checkpoint::{self, Checkpoint, Place, TensorShape, requested};
 use crate::model::{FrameDecoder, Interrupt, TextEncoder};
 use crate::wan::text::{PromptEncoder, PromptTokenizer, RandomTextEncoder, Umt5Encoder};
 use crate::wan::tiny_vae::{TinyDecoder, TinyEncoder, TinyFrameDecoder, TinyVaeConfig};
@@ -23,7 +22,11 @@ pub(super) fn parts(config: &GeneratorConfig, interrupt: &Interrupt) -> Result<P
     let device = config.device.open();
     let device =
         device.map_err(|source| Error::Device { device: config.device.to_string(), source })?;
-    let load = Load { config, interrupt, dtype: dtype(config.dtype, &device), device };
+    let weights = match &config.weights {
+        &WeightsSource::Random { seed } => Weights::Random(seed),
+        WeightsSource::Files(paths) => Weights::Files(paths.find(&config.model, config.decoder)?),
+    };
+    let load = Load { config, weights, interrupt, dtype: dtype(config.dtype, &device), device };
     Ok(Parts { text: load.text()?, model: Arc::new(load.model()?), decoder: load.decoder()? })
 }
 
@@ -38,9 +41,16 @@ fn dtype(asked: Dtype, device: &Device) -> DType {
 
 struct Load<'a> {
     config: &'a GeneratorConfig,
+    weights: Weights,
     interrupt: &'a Interrupt,
     device: Device,
     dtype: DType,
+}
+
+/// Where all networks' tensors come from.
+enum Weights {
+    Random(u64),
+    Files(Places),
 }
 
 /// Where one network's tensors come from.
@@ -53,17 +63,17 @@ impl Load<'_> {
     /// Random weights have no language: their text encoder only tells words apart.
     fn text(&self) -> Result<Box<dyn TextEncoder>> {
         let WanConfig { text_dim: dim, text_len, .. } = dit_config(self.config.model.architecture);
-        let paths = match &self.config.weights {
-            WeightsSource::Files(paths) => paths,
-            &WeightsSource::Random { seed } => {
+        let places = match &self.weights {
+            Weights::Files(places) => places,
+            &Weights::Random(seed) => {
                 let (dtype, device) = (DType::F32, self.device.clone());
                 return Ok(Box::new(RandomTextEncoder { dim, text_len, seed, dtype, device }));
             }
         };
-        let tokenizer = PromptTokenizer::from_file(&paths.tokenizer, text_len);
-        let tokenizer = tokenizer.map_err(|cause| unusable(&paths.tokenizer, &cause))?;
+        let tokenizer = PromptTokenizer::from_bytes(&places.tokenizer.read()?, text_len);
+        let tokenizer = tokenizer.map_err(|cause| unusable(&places.tokenizer, &cause))?;
         let config = text_config(self.config.model.architecture);
-        let source = Source::Files(Checkpoint::open(&paths.text_encoder)?);
+        let source = Source::Files(Checkpoint::open(&places.text_encoder)?);
         let build = |vb| Umt5Encoder::new(&config, vb);
         let model = self.network(source, self.text_dtype(), &[], build)?;
         Ok(Box::new(PromptEncoder::new(tokenizer, model)))
@@ -84,9 +94,9 @@ impl Load<'_> {
 
     fn model(&self) -> Result<WanDit> {
         let config = dit_config(self.config.model.architecture);
-        let source = self.source(|paths| {
-            let dit = Checkpoint::open(&paths.dit)?;
-            paths.loras.iter().try_fold(dit, |dit, lora| dit.with_lora(lora, LORA_STRENGTH))
+        let source = self.source(|places| {
+            let dit = Checkpoint::open(&places.dit)?;
+            places.loras.iter().try_fold(dit, |dit, lora| dit.with_lora(lora, LORA_STRENGTH))
         })?;
         self.network(source, self.dtype, &[], |vb| WanDit::new(&config, vb))
     }
@@ -103,7 +113,7 @@ impl Load<'_> {
 
     fn wan_decoder(&self, config: &WanVaeConfig) -> Result<Box<dyn FrameDecoder>> {
         let encoder = self.shapes(|vb| WanEncoder::new(config, vb))?;
-        let source = self.source(|paths| Checkpoint::open(&paths.decoder))?;
+        let source = self.source(|places| Checkpoint::open(&places.decoder))?;
         let build = |vb| WanDecoder::new(config, vb);
         let decoder = self.network(source, self.decoder_dtype(), &encoder, build)?;
         Ok(Box::new(WanFrameDecoder::new(Arc::new(decoder))))
@@ -111,7 +121,7 @@ impl Load<'_> {
 
     fn tiny_decoder(&self, config: &TinyVaeConfig) -> Result<Box<dyn FrameDecoder>> {
         let encoder = self.shapes(|vb| TinyEncoder::new(config, vb))?;
-        let source = self.source(|paths| Checkpoint::open(&paths.decoder))?;
+        let source = self.source(|places| Checkpoint::open(&places.decoder))?;
         let build = |vb| TinyDecoder::new(config, vb);
         let decoder = self.network(source, self.decoder_dtype(), &encoder, build)?;
         Ok(Box::new(TinyFrameDecoder::new(Arc::new(decoder))))
@@ -119,11 +129,11 @@ impl Load<'_> {
 
     fn source(
         &self,
-        open: impl FnOnce(&WeightPaths) -> checkpoint::Result<Checkpoint>,
+        open: impl FnOnce(&Places) -> checkpoint::Result<Checkpoint>,
     ) -> Result<Source> {
-        Ok(match &self.config.weights {
-            WeightsSource::Random { seed } => Source::Random(*seed),
-            WeightsSource::Files(paths) => Source::Files(open(paths)?),
+        Ok(match &self.weights {
+            Weights::Random(seed) => Source::Random(*seed),
+            Weights::Files(places) => Source::Files(open(places)?),
         })
     }
 
@@ -164,6 +174,7 @@ impl Load<'_> {
 /// LoRAs that belong to a model are part of it.
 const LORA_STRENGTH: f64 = 1.0;
 
-fn unusable(path: &Path, cause: &candle_core::Error) -> Error {
-    Error::Weights(checkpoint::Error::Format { path: path.into(), reason: cause.to_string() })
+fn unusable(place: &Place, cause: &candle_core::Error) -> Error {
+    let (path, reason) = (place.to_string().into(), cause.to_string());
+    Error::Weights(checkpoint::Error::Format { path, reason })
 }

@@ -80,11 +80,12 @@ impl Generator {
         Self::from_parts(parts, config, controls)
     }
 
-    /// A generator over given networks instead of the configured weights.
+    /// A generator over given networks, of any family, instead of the configured weights.
     pub fn from_parts(parts: Parts, config: &GeneratorConfig, controls: Controls) -> Result<Self> {
         let frames_per_second = config.model.preset.fps;
-        let format = VideoFormat { size: config.frame_size(), frames_per_second };
-        Ok(Self { state: State::Ready(parts), plan: config.plan()?, format, controls })
+        let plan = config.plan(parts.model.spec().clone())?;
+        let format = VideoFormat { size: plan.size, frames_per_second };
+        Ok(Self { state: State::Ready(parts), plan, format, controls })
     }
 
     /// What the frames look like.
@@ -166,8 +167,8 @@ pub struct Controls {
 impl Controls {
     /// Controls of a generator to come.
     pub fn new(config: &GeneratorConfig) -> Result<Self> {
-        let queue_frames = config.plan()?.queue_frames;
-        Ok(Self { line: Arc::new(Line::new(queue_frames, config.prompt.clone())) })
+        let line = Line::new(config.queue_frames()?, config.prompt.clone());
+        Ok(Self { line: Arc::new(line) })
     }
 
     /// Changes the prompt: at a tick boundary as soon as it is encoded, or from the block it names.

@@ -9,7 +9,7 @@ use candle_core::{Error as Cause, Tensor};
 use super::Parts;
 use super::config::Plan;
 use super::error::{Error, Result};
-use super::frames::Frame;
+use super::frames::{Frame, FrameSize};
 use super::gate::{Closed, Gate};
 use super::noise::SeededNoise;
 use super::prompt::Desk;
@@ -82,7 +82,7 @@ impl Threads {
     pub(super) fn start(parts: Parts, plan: &Plan, line: &Arc<Line>) -> Result<Self> {
         let Parts { text, model, mut decoder } = parts;
         decoder.reset();
-        let plan = plan.clone();
+        let (plan, size) = (plan.clone(), plan.size);
         let (l1, l2, l3) = (line.clone(), line.clone(), line.clone());
         Ok(Self {
             text: spawn("blockcascade-text", move || {
@@ -96,7 +96,7 @@ impl Threads {
                 model
             })?,
             decode: spawn("blockcascade-decode", move || {
-                l3.guard("decoding", &l3.frames, || decode(&mut *decoder, &l3));
+                l3.guard("decoding", &l3.frames, || decode(&mut *decoder, size, &l3));
                 l3.frames.end();
                 l3.wind_down();
                 decoder
@@ -176,7 +176,7 @@ fn denoise(model: &Arc<dyn VideoModel>, plan: &Plan, line: &Line) -> Result<(), 
     Ok(())
 }
 
-fn decode(decoder: &mut dyn FrameDecoder, line: &Line) -> Result<(), Stop> {
+fn decode(decoder: &mut dyn FrameDecoder, size: FrameSize, line: &Line) -> Result<(), Stop> {
     let mut index = 0;
     loop {
         let latents = match line.latents.pop() {
@@ -187,7 +187,7 @@ fn decode(decoder: &mut dyn FrameDecoder, line: &Line) -> Result<(), Stop> {
         for frame in 0..latents.dims().first().copied().unwrap_or(0) {
             let step = |interrupt: &_| decoder.step(&latents.narrow(0, frame, 1)?, interrupt);
             let pixels = line.gate.persist(step)?;
-            let frames = pixels.and_then(|pixels| Frame::from_pixels(&pixels, index));
+            let frames = pixels.and_then(|pixels| Frame::from_pixels(&pixels, size, index));
             for frame in frames.map_err(|cause| failed("decoding", cause))? {
                 index += 1;
                 line.frames.push(Ok(frame))?;

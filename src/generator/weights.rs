@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::config::Decoder;
 use super::error::{Error, Result};
-use crate::checkpoint::{Located, Manifest, Role};
+use crate::checkpoint::{Located, Manifest, Place, Role};
 
-/// Where weights come from.
+/// Where weights come from; by default, from the model's own files.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WeightsSource {
     /// Random ones of the right shapes: the speed is real, the picture is noise.
@@ -14,51 +14,66 @@ pub enum WeightsSource {
         /// The same seed gives the same weights.
         seed: u64,
     },
-    /// Checkpoints on disk.
+    /// The model's own files, or others in their place.
     Files(WeightPaths),
 }
 
-/// The checkpoints of one model.
+impl Default for WeightsSource {
+    fn default() -> Self {
+        Self::Files(WeightPaths::default())
+    }
+}
+
+/// Which files take the place of a model's own: those are in `folder`, else embedded in the crate or
+/// in the Hugging Face cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct WeightPaths {
+    /// Where the model's own files are looked for first, by their names.
+    pub folder: Option<PathBuf>,
     /// The transformer.
-    pub dit: PathBuf,
-    /// What is merged into it, at full strength, in this order.
+    pub dit: Option<PathBuf>,
+    /// What is merged into it, at full strength, in this order, after the model's own LoRA: that one
+    /// is a part of the model and cannot be left out.
     pub loras: Vec<PathBuf>,
     /// The text encoder.
-    pub text_encoder: PathBuf,
+    pub text_encoder: Option<PathBuf>,
     /// Its `tokenizer.json`.
-    pub tokenizer: PathBuf,
+    pub tokenizer: Option<PathBuf>,
     /// The network that [`GeneratorConfig::decoder`](super::GeneratorConfig::decoder) names.
-    pub decoder: PathBuf,
+    pub decoder: Option<PathBuf>,
+}
+
+/// Where everything is that a model is loaded from.
+#[derive(Debug)]
+pub(super) struct Places {
+    pub(super) dit: Place,
+    pub(super) loras: Vec<Place>,
+    pub(super) text_encoder: Place,
+    pub(super) tokenizer: Place,
+    pub(super) decoder: Place,
 }
 
 impl WeightPaths {
-    /// Fills in each path that is empty with the model's own file, from `folder` or else from the
-    /// Hugging Face cache. An error lists all that are missing.
-    pub fn complete(
-        self,
-        model: &Manifest,
-        folder: Option<&Path>,
-        decoder: Decoder,
-    ) -> Result<Self> {
-        let mut search = Search { located: model.locate(folder), missing: Vec::new() };
-        let own_lora = self.loras.is_empty() && model.file(Role::Lora).is_some();
-        let paths = Self {
-            dit: search.path(self.dit, Role::Dit),
-            loras: match own_lora {
-                true => vec![search.path(PathBuf::new(), Role::Lora)],
-                false => self.loras,
-            },
-            text_encoder: search.path(self.text_encoder, Role::TextEncoder),
-            tokenizer: search.path(self.tokenizer, Role::Tokenizer),
-            decoder: search.path(self.decoder, decoder.role()),
-        };
-        if search.missing.is_empty() {
-            return Ok(paths);
+    /// Looks for the model's own files where none is named; an error lists all that are missing.
+    pub(super) fn find(&self, model: &Manifest, decoder: Decoder) -> Result<Places> {
+        let located = model.locate(self.folder.as_deref());
+        let mut search = Search { located, missing: Vec::new() };
+        let dit = search.place(self.dit.as_deref(), Role::Dit);
+        let own_lora = model.file(Role::Lora).map(|_| search.place(None, Role::Lora));
+        let loras = own_lora.into_iter().chain(self.loras.iter().map(|path| Some(path.into())));
+        let loras = loras.collect::<Option<Vec<_>>>();
+        let text_encoder = search.place(self.text_encoder.as_deref(), Role::TextEncoder);
+        let tokenizer = search.place(self.tokenizer.as_deref(), Role::Tokenizer);
+        let decoder = search.place(self.decoder.as_deref(), decoder.role());
+        match (dit, loras, text_encoder, tokenizer, decoder) {
+            (Some(dit), Some(loras), Some(text_encoder), Some(tokenizer), Some(decoder)) => {
+                Ok(Places { dit, loras, text_encoder, tokenizer, decoder })
+            }
+            _ => Err(Error::MissingWeights {
+                model: model.name.clone(),
+                missing: search.missing.join(", "),
+            }),
         }
-        let (model, missing) = (model.name.clone(), search.missing.join(", "));
-        Err(Error::MissingWeights { model, missing })
     }
 }
 
@@ -69,13 +84,13 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// The path given, or else the file of the role; an empty path if there is none.
-    fn path(&mut self, given: PathBuf, role: Role) -> PathBuf {
-        if given != Path::new("") {
-            return given;
+    /// The file that is named, or else the model's own of the role.
+    fn place(&mut self, named: Option<&Path>, role: Role) -> Option<Place> {
+        if let Some(path) = named {
+            return Some(path.into());
         }
         let missing = match self.located.iter().find(|located| located.file.role == role) {
-            Some(Located { found: Some(path), .. }) => return path.clone(),
+            Some(Located { found: Some(place), .. }) => return Some(place.clone()),
             Some(Located { file, wrong_size, .. }) => match wrong_size.first() {
                 Some((path, got)) => {
                     format!("{} ({} has {got} bytes)", file.name(), path.display())
@@ -85,11 +100,19 @@ impl Search<'_> {
             None => format!("a file of role {role:?}, of which the model names none"),
         };
         self.missing.push(missing);
-        PathBuf::new()
+        None
     }
 }
 
 impl Decoder {
+    /// All there are.
+    const ALL: [Self; 4] = [Self::Full, Self::Light, Self::Tiny, Self::LightTiny];
+
+    /// Those for which the model has a file.
+    pub(super) fn of(model: &Manifest) -> Vec<Self> {
+        Self::ALL.into_iter().filter(|decoder| model.file(decoder.role()).is_some()).collect()
+    }
+
     /// Its file in a manifest.
     fn role(self) -> Role {
         match self {
@@ -97,6 +120,38 @@ impl Decoder {
             Self::Light => Role::LightVae,
             Self::Tiny => Role::Taehv,
             Self::LightTiny => Role::LightTaehv,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_models_own_lora_comes_first_and_is_never_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut model = Manifest::named("longlive-1.3b").unwrap();
+        for file in &mut model.files {
+            file.size = None;
+            std::fs::write(folder.path().join(file.name()), "").unwrap();
+        }
+        let find = |loras: &[&str]| {
+            let paths = WeightPaths {
+                folder: Some(folder.path().into()),
+                loras: loras.iter().map(PathBuf::from).collect(),
+                ..WeightPaths::default()
+            };
+            paths.find(&model, Decoder::Full).map(|places| places.loras)
+        };
+        let own = folder.path().join("lora.pt");
+        assert_eq!(find(&[]).unwrap(), [Place::from(&own)]);
+        let both = ["a.pt", "b.pt"].map(Place::from);
+        assert_eq!(find(&["a.pt", "b.pt"]).unwrap(), [&[Place::from(&own)], &both[..]].concat());
+        std::fs::remove_file(own).unwrap();
+        for given in [&[][..], &["a.pt"]] {
+            let error = find(given).unwrap_err();
+            assert!(matches!(error, Error::MissingWeights { .. }), "{error}");
         }
     }
 }

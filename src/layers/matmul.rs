@@ -49,12 +49,9 @@ pub fn multiply(
     a: Matrix<'_>,
     b: Matrix<'_>,
 ) -> Result<()> {
+    check(dst, dst_stride, a, b)?;
     let (m, k, n) = (a.rows, a.cols, b.cols);
-    let fits = reach(m, n, dst_stride) <= dst.len() && (n <= dst_stride || m <= 1);
-    if b.rows != k || !fits {
-        bail!("({m}, {k}) times ({}, {n}) does not fit {} numbers", b.rows, dst.len())
-    }
-    // SAFETY: `Matrix::new` and the checks above keep all that gemm touches inside its slice, for
+    // SAFETY: `Matrix::new` and `check` keep all that gemm touches inside its slice, for
     // strides are not negative and the last element is the furthest; `dst` is borrowed apart from
     // `a` and `b`. A stride that is followed is shorter than its slice, hence fits an isize.
     unsafe {
@@ -79,6 +76,16 @@ pub fn multiply(
             false,
             Parallelism::None,
         )
+    }
+    Ok(())
+}
+
+/// Whether the product's inner sizes agree and its rows lie apart inside `dst`.
+fn check(dst: &[f32], dst_stride: usize, a: Matrix<'_>, b: Matrix<'_>) -> Result<()> {
+    let (m, k, n) = (a.rows, a.cols, b.cols);
+    let fits = reach(m, n, dst_stride) <= dst.len() && (n <= dst_stride || m <= 1);
+    if b.rows != k || !fits {
+        bail!("({m}, {k}) times ({}, {n}) does not fit {} numbers", b.rows, dst.len())
     }
     Ok(())
 }

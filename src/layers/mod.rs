@@ -5,5 +5,7 @@ pub mod attention;
 pub mod conv;
 mod matmul;
 pub mod norm;
+#[cfg(test)]
+pub(crate) mod numbers;
 pub mod rope;
 pub mod simd;

@@ -59,7 +59,7 @@ impl Rope {
         device: &Device,
     ) -> Result<Rotation> {
         let mut angles = Vec::new();
-        for frame in first_frame..first_frame + frames {
+        for frame in (0..frames).map(|frame| first_frame.saturating_add(frame)) {
             for row in 0..grid.rows {
                 for col in 0..grid.cols {
                     turn(&mut angles, &self.frame, frame as f64);
@@ -130,10 +130,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    use crate::layers::numbers::normal;
+
     const GRID: Grid = Grid { rows: 2, cols: 3 };
 
     fn random_keys(frames: usize, d: usize) -> Tensor {
-        Tensor::randn(0f32, 1.0, (1, frames * GRID.tokens(), 2, d), &Device::Cpu).unwrap()
+        normal(0, &[1, frames * GRID.tokens(), 2, d])
     }
 
     fn rotated(keys: &Tensor, first_frame: usize, d: usize) -> Tensor {

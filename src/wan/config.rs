@@ -75,7 +75,7 @@ impl WanConfig {
             dim: 192,
             ffn_dim: 512,
             num_heads: 4,
-            num_layers: 8,
+            num_layers: 6,
             freq_dim: 64,
             text_dim: 128,
             text_len: 64,

@@ -154,6 +154,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    use crate::layers::numbers::normal;
+
     /// Values of an independent computation, models.md 2.11.
     #[test]
     fn sinusoid_of_a_shifted_timestep() -> Result<()> {
@@ -177,8 +179,7 @@ mod tests {
         fn unpatchify_undoes_patchify(
             frames in 1usize..4, channels in 1usize..5, rows in 1usize..5, cols in 1usize..5,
         ) {
-            let shape = (frames, channels, rows * PATCH, cols * PATCH);
-            let latent = Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
+            let latent = normal(0, &[frames, channels, rows * PATCH, cols * PATCH]);
             let patches = patchify(&latent).unwrap();
             let patches = patches.reshape((frames, rows * cols, channels, PATCH * PATCH)).unwrap();
             let patches = patches.transpose(2, 3).unwrap().flatten_from(2).unwrap();

@@ -65,6 +65,12 @@ fn latent_std() -> Vec<f32> {
     ]
 }
 
+/// The embedded model's mean of each latent channel, measured on what it was trained on.
+const POCKET_MEAN: [f32; 16] = [0.0; 16];
+
+/// The embedded model's standard deviation of each latent channel, measured likewise.
+const POCKET_STD: [f32; 16] = [1.0; 16];
+
 impl WanVaeConfig {
     /// Wan 2.1's own auto-encoder.
     pub fn wan21() -> Self {
@@ -84,9 +90,15 @@ impl WanVaeConfig {
         Self { dim: 24, ..Self::wan21() }
     }
 
-    /// The embedded model's: narrow enough for two CPU cores.
+    /// The embedded model's: narrow enough for two CPU cores, and half as wide at each larger size.
     pub fn pocket() -> Self {
-        Self { dim: 8, ..Self::wan21() }
+        Self {
+            dim: 8,
+            dim_mult: vec![1, 2, 4, 8],
+            mean: POCKET_MEAN.to_vec(),
+            std: POCKET_STD.to_vec(),
+            ..Self::wan21()
+        }
     }
 
     /// Pixels along each side that a latent stands for.
@@ -199,6 +211,9 @@ fn run(
     mut xs: Tensor,
     interrupt: &Interrupt,
 ) -> Result<Tensor> {
+    if layers.len() != pasts.len() {
+        bail!("expected the state of {} layers, got one of {}", layers.len(), pasts.len())
+    }
     for (i, (layer, past)) in layers.iter().zip(pasts).enumerate() {
         interrupt.check()?;
         xs = layer.step(past, &xs).with_context(|| format!("vae layer {i}"))?;

@@ -17,7 +17,8 @@ use gstblockcascade::model::{
 use gstblockcascade::wan::{WanConfig, WanDit};
 use serde::Deserialize;
 
-use super::fixture::{Fixture, Report};
+use super::fixture::Fixture;
+use super::report::Report;
 
 #[derive(Deserialize)]
 struct Config {
@@ -157,8 +158,12 @@ impl<'a> Setup<'a> {
     fn cascade_config(&self, stagger: usize, attention: AttentionMode) -> Result<CascadeConfig> {
         let Config { frames_per_block, local_attn_size, sink_size, .. } = self.config;
         let sink = sink_size / frames_per_block;
-        let window = usize::try_from(local_attn_size).ok();
-        let window = window.map(|frames| frames / frames_per_block - sink - 1);
+        let window = usize::try_from(local_attn_size).ok().map(|frames| {
+            let window = (frames / frames_per_block).checked_sub(sink + 1);
+            window
+                .with_context(|| format!("local_attn_size {frames} has no room for sink and block"))
+        });
+        let window = window.transpose()?;
         let noise = self.fixture.tensor("noise")?.dims4()?;
         Ok(CascadeConfig {
             stagger,

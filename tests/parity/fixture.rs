@@ -1,8 +1,8 @@
-//! A folder of golden tensors, and the report on all of them.
+//! A folder of golden tensors.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use candle_core::{DType, Device, Tensor};
@@ -10,23 +10,48 @@ use candle_nn::VarBuilder;
 use gstblockcascade::checkpoint::Checkpoint;
 use serde::de::DeserializeOwned;
 
-/// Largest |difference| allowed, relative to `max(1, max |expected|)`.
-const TOLERANCE: f32 = 2e-4;
+const CONFIG: &str = "config.json";
+const EXPECTED: &str = "expected.safetensors";
+
+/// All folders at or below `root` that hold a fixture, or parts of one; sorted.
+pub fn folders(root: &Path) -> Result<Vec<PathBuf>> {
+    // By their real paths, so that a link to a folder above ends the walk.
+    let (mut found, mut seen) = (Vec::new(), HashSet::new());
+    let mut open = vec![root.to_owned()];
+    while let Some(folder) = open.pop() {
+        let context = || folder.display().to_string();
+        if !seen.insert(folder.canonicalize().with_context(context)?) {
+            continue;
+        }
+        if [CONFIG, EXPECTED].iter().any(|part| folder.join(part).exists()) {
+            found.push(folder.clone());
+        }
+        for entry in std::fs::read_dir(&folder).with_context(context)? {
+            let path = entry.with_context(context)?.path();
+            open.extend(path.is_dir().then_some(path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
 
 pub struct Fixture {
-    pub folder: PathBuf,
+    folder: PathBuf,
     config: serde_json::Value,
     expected: HashMap<String, Tensor>,
+    /// Names of the golden tensors that were asked for.
+    used: RefCell<HashSet<String>>,
 }
 
 impl Fixture {
     pub fn open(folder: &Path) -> Result<Self> {
-        let config = std::fs::read_to_string(folder.join("config.json"))?;
-        let expected = folder.join("expected.safetensors");
+        let config = std::fs::read_to_string(folder.join(CONFIG)).context(CONFIG)?;
+        let expected = folder.join(EXPECTED);
         Ok(Self {
             folder: folder.to_owned(),
-            config: serde_json::from_str(&config)?,
-            expected: candle_core::safetensors::load(expected, &Device::Cpu)?,
+            config: serde_json::from_str(&config).context(CONFIG)?,
+            expected: candle_core::safetensors::load(expected, &Device::Cpu).context(EXPECTED)?,
+            used: RefCell::default(),
         })
     }
 
@@ -40,7 +65,14 @@ impl Fixture {
 
     /// A golden tensor, input or output.
     pub fn tensor(&self, name: &str) -> Result<&Tensor> {
-        self.expected.get(name).with_context(|| format!("expected.safetensors has no {name}"))
+        self.used.borrow_mut().insert(name.to_owned());
+        self.expected.get(name).with_context(|| format!("{EXPECTED} has no {name}"))
+    }
+
+    /// Names of golden tensors that nobody asked for, sorted.
+    pub fn unused(&self) -> Vec<&str> {
+        let used = self.used.borrow();
+        self.names("").into_iter().filter(|name| !used.contains(*name)).collect()
     }
 
     /// Names of golden tensors that start with `prefix`, sorted.
@@ -55,55 +87,5 @@ impl Fixture {
     pub fn weights(&self) -> Result<VarBuilder<'static>> {
         let checkpoint = Checkpoint::open(self.folder.join("model.safetensors"))?;
         Ok(checkpoint.var_builder(DType::F32, &Device::Cpu))
-    }
-}
-
-#[derive(Default)]
-pub struct Report {
-    tensors: usize,
-    folders: usize,
-    failures: usize,
-    worst: f32,
-}
-
-impl Report {
-    pub fn folder(&mut self, folder: &Path) {
-        self.folders += 1;
-        println!("{}", folder.file_name().unwrap_or_default().to_string_lossy());
-    }
-
-    /// Compares one tensor; a difference is reported, not returned.
-    pub fn compare(&mut self, name: &str, got: &Tensor, expected: &Tensor) -> Result<()> {
-        if got.dims() != expected.dims() {
-            self.failed(&format!("{name}: shape {:?}, expected {:?}", got.dims(), expected.dims()));
-            return Ok(());
-        }
-        let expected = expected.to_dtype(DType::F32)?;
-        let got = got.to_dtype(DType::F32)?.to_device(&Device::Cpu)?;
-        let largest = expected.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
-        let difference = (got - expected)?.abs()?.flatten_all()?.to_vec1::<f32>()?;
-        // A NaN is a failure, which a plain maximum would hide.
-        let difference = difference.into_iter().map(|x| if x.is_nan() { f32::INFINITY } else { x });
-        let difference = difference.fold(0.0, f32::max) / largest;
-        self.tensors += 1;
-        self.worst = self.worst.max(difference);
-        let verdict = if difference <= TOLERANCE { "ok" } else { "FAIL" };
-        self.failures += usize::from(difference > TOLERANCE);
-        println!("  {verdict:4} {difference:8.1e}  {name}");
-        Ok(())
-    }
-
-    pub fn failed(&mut self, reason: &str) {
-        self.failures += 1;
-        println!("  FAIL {reason}");
-    }
-
-    pub fn finish(self) -> ExitCode {
-        let Self { tensors, folders, failures, worst } = self;
-        println!("parity: {tensors} tensors in {folders} folders, worst {worst:.1e}");
-        if failures > 0 {
-            println!("{failures} beyond {TOLERANCE:.0e}");
-        }
-        if failures == 0 && tensors > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
 }

@@ -1,35 +1,65 @@
 //! Every golden tensor of every fixture folder, by name, within one tolerance.
 //!
-//! Walks `tests/fixtures` and the folders under each path of `PARITY_FIXTURES` (colon-separated);
-//! the kind in a folder's `config.json` says what is rebuilt and compared.
+//! Walks `tests/fixtures` and the paths of `PARITY_FIXTURES` (colon-separated) to their deepest
+//! folders; the kind in a folder's `config.json` says what is rebuilt and compared. What cannot be
+//! compared has failed. `tests/parity_rules.rs` holds this program itself to that.
 
 #![allow(clippy::print_stdout)] // the report is this test's result
 
 mod dit;
 mod fixture;
+mod report;
 mod text;
 mod tiny;
 mod vae;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use fixture::{Fixture, Report};
+use fixture::{Fixture, folders};
+use report::Report;
 
 fn main() -> ExitCode {
-    let mut report = Report::default();
-    for folder in folders() {
-        report.folder(&folder);
-        if let Err(error) = check(&folder, &mut report) {
-            report.failed(&format!("{error:#}"));
-        }
-    }
-    report.finish()
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let others = std::env::var_os("PARITY_FIXTURES").unwrap_or_default();
+    let others = std::env::split_paths(&others).filter(|path| !path.as_os_str().is_empty());
+    let report = check_all(std::iter::once(own).chain(others));
+    report.close();
+    if report.is_good() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn check(folder: &Path, report: &mut Report) -> Result<()> {
+/// Compares all folders at or below the given paths.
+pub fn check_all(roots: impl IntoIterator<Item = PathBuf>) -> Report {
+    let mut report = Report::default();
+    for root in roots {
+        match found(&root) {
+            Ok(folders) => folders.iter().for_each(|folder| check(&root, folder, &mut report)),
+            Err(error) => report.failed(&format!("{}: {error:#}", root.display())),
+        }
+    }
+    report
+}
+
+fn found(root: &Path) -> Result<Vec<PathBuf>> {
+    let folders = folders(root)?;
+    ensure!(!folders.is_empty(), "expected a folder with a config.json at or below it, got none");
+    Ok(folders)
+}
+
+/// One folder; whatever goes wrong in it is reported, and the others are still compared.
+fn check(root: &Path, folder: &Path, report: &mut Report) {
+    report.folder(root, folder);
+    let checked = catch_unwind(AssertUnwindSafe(|| compare(folder, report)));
+    let checked = checked.unwrap_or_else(|_| Err(anyhow!("panicked, see above")));
+    if let Err(error) = checked {
+        report.failed(&format!("{error:#}"));
+    }
+}
+
+fn compare(folder: &Path, report: &mut Report) -> Result<()> {
     let fixture = Fixture::open(folder)?;
     match fixture.kind()? {
         "dit" => dit::check(&fixture, report),
@@ -39,28 +69,9 @@ fn check(folder: &Path, report: &mut Report) -> Result<()> {
         "umt5" | "hf_umt5" => text::check(&fixture, report),
         other => bail!("no check for kind {other:?}"),
     }
-}
-
-/// Folders with a `config.json`, at the given paths or right below them.
-fn folders() -> Vec<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    let others = std::env::var_os("PARITY_FIXTURES").unwrap_or_default();
-    let mut found = Vec::new();
-    for root in std::iter::once(own).chain(std::env::split_paths(&others)) {
-        let below = std::fs::read_dir(&root).into_iter().flatten().flatten().map(|e| e.path());
-        let mut here: Vec<PathBuf> =
-            below.chain([root.clone()]).filter(|p| is_fixture(p)).collect();
-        here.sort();
-        found.extend(here);
+    .context("cannot be compared")?;
+    for name in fixture.unused() {
+        report.failed(&format!("{name}: nothing is compared with it"));
     }
-    found
-}
-
-fn is_fixture(path: &Path) -> bool {
-    let kind = || {
-        let text = std::fs::read_to_string(path.join("config.json")).context("no config").ok()?;
-        let config: serde_json::Value = serde_json::from_str(&text).ok()?;
-        config.get("kind").map(|_| ())
-    };
-    kind().is_some()
+    Ok(())
 }

@@ -5,7 +5,8 @@ use candle_core::Tensor;
 use gstblockcascade::model::Interrupt;
 use gstblockcascade::wan::text::{Umt5Config, Umt5Encoder};
 
-use super::fixture::{Fixture, Report};
+use super::fixture::Fixture;
+use super::report::Report;
 
 pub fn check(fixture: &Fixture, report: &mut Report) -> Result<()> {
     let config: Umt5Config = fixture.config()?;

@@ -9,7 +9,8 @@ use gstblockcascade::model::Interrupt;
 use gstblockcascade::wan::tiny_vae::{TinyDecoder, TinyVaeConfig};
 use serde::Deserialize;
 
-use super::fixture::{Fixture, Report};
+use super::fixture::Fixture;
+use super::report::Report;
 
 #[derive(Deserialize)]
 struct Config {

@@ -4,7 +4,8 @@ use anyhow::Result;
 use gstblockcascade::model::Interrupt;
 use gstblockcascade::wan::vae::{WanDecoder, WanEncoder, WanVaeConfig};
 
-use super::fixture::{Fixture, Report};
+use super::fixture::Fixture;
+use super::report::Report;
 
 pub fn check(fixture: &Fixture, report: &mut Report) -> Result<()> {
     let (config, interrupt): (WanVaeConfig, _) = (fixture.config()?, Interrupt::default());

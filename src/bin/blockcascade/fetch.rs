@@ -23,7 +23,12 @@ pub struct Args {
 /// Runs the command; prints each file's path once it is there.
 pub fn run(args: &Args) -> Result<()> {
     let model = manifest(&args.model)?;
-    let files = chosen(&model, &args.role)?;
+    let mut files = chosen(&model, &args.role)?;
+    files.retain(|file| file.embedded().is_none());
+    if files.is_empty() {
+        eprintln!("{}: nothing to fetch, its files are part of this program", model.name);
+        return Ok(());
+    }
     let hub = Hub::from_env().map_err(Error::from)?;
     eprintln!("licence {}: {}", model.licence.spdx, model.licence.note);
     ctrlc::set_handler(|| {
@@ -37,9 +42,6 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 fn chosen<'a>(model: &'a Manifest, roles: &[Role]) -> Result<Vec<&'a ModelFile>> {
-    if model.files.is_empty() {
-        bail!("{} has no files to fetch: it runs on random weights so far", model.name);
-    }
     if roles.is_empty() {
         return Ok(model.files.iter().filter(|file| roles::is_needed(file.role)).collect());
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use gstblockcascade::checkpoint::{Architecture, Located, Manifest, Preset};
+use gstblockcascade::checkpoint::{Architecture, Located, Manifest, Place, Preset};
 use gstblockcascade::wan::dit_config;
 use indicatif::BinaryBytes;
 use serde_json::{Value, json};
@@ -46,8 +46,9 @@ struct Model<'a> {
 impl Model<'_> {
     /// Sizes of the files to fetch, as far as they are known; small decoders aside.
     fn sizes(&self) -> impl Iterator<Item = Option<u64>> {
-        let needed = self.files.iter().filter(|located| roles::is_needed(located.file.role));
-        needed.map(|located| located.file.size)
+        let files = self.files.iter().map(|located| located.file);
+        let fetched = files.filter(|file| roles::is_needed(file.role) && file.embedded().is_none());
+        fetched.map(|file| file.size)
     }
 
     fn download(&self) -> u64 {
@@ -66,12 +67,7 @@ impl Model<'_> {
             ),
             ("memory", self.memory.text()),
         ];
-        if self.files.is_empty() {
-            rows.push((
-                "files",
-                "none: runs on random weights, and its picture is noise".to_owned(),
-            ));
-        } else {
+        if self.sizes().next().is_some() {
             let least = if self.sizes().any(|size| size.is_none()) { "more than " } else { "" };
             rows.push(("to fetch", format!("{least}{}", BinaryBytes(self.download()))));
         }
@@ -107,13 +103,19 @@ impl Model<'_> {
 }
 
 fn file_json(located: &Located<'_>) -> Value {
+    let (found, embedded) = match &located.found {
+        Some(Place::Disk(path)) => (Some(path), false),
+        Some(Place::Embedded(_)) => (None, true),
+        None => (None, false),
+    };
     let wrong: Vec<_> = located.wrong_size.iter().map(|(path, size)| json!([path, size])).collect();
     json!({
         "role": roles::name(located.file.role),
         "repo": located.file.repo,
         "path": located.file.path,
         "size": located.file.size,
-        "found": located.found,
+        "embedded": embedded,
+        "found": found,
         "wrong_size": wrong,
     })
 }
@@ -122,9 +124,10 @@ fn file_json(located: &Located<'_>) -> Value {
 fn place(located: &Located<'_>) -> String {
     let size = located.file.size.map_or("size unknown".to_owned(), |n| BinaryBytes(n).to_string());
     let state = match (&located.found, located.wrong_size.first()) {
-        (Some(path), _) => format!("found: {}", path.display()),
+        (Some(Place::Embedded(_)), _) => "embedded".to_owned(),
+        (Some(Place::Disk(path)), _) => format!("found: {}", path.display()),
         (None, Some((path, got))) => format!("wrong size, {got} bytes: {}", path.display()),
-        (None, None) => format!("missing: {}/{}", located.file.repo, located.file.path),
+        (None, None) => format!("missing: {}", located.file),
     };
     format!("{state} ({size})")
 }

@@ -9,7 +9,15 @@ mod tiled;
 use candle_core::{Result, Tensor, bail};
 
 use crate::layers::simd::is_host_f32;
-use crate::model::Kv;
+
+/// Keys and values that are attended to together, `(b, tokens, heads, d)` each.
+#[derive(Clone, Debug)]
+pub struct Kv {
+    /// Keys.
+    pub k: Tensor,
+    /// Values, one for each key.
+    pub v: Tensor,
+}
 
 /// `softmax(q kᵀ / sqrt(d) + bias) v` over the concatenation of all `keys`.
 ///
@@ -49,16 +57,18 @@ fn check(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::DType;
     use proptest::prelude::*;
 
-    fn randn(shape: &[usize]) -> Tensor {
-        Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap()
-    }
+    use crate::layers::numbers::normal;
 
+    /// Other ones than those of `normal(0, ..)`.
     fn keys(b: usize, lengths: &[usize], heads: usize, d: usize) -> Vec<Kv> {
-        let kv = |&n: &usize| Kv { k: randn(&[b, n, heads, d]), v: randn(&[b, n, heads, d]) };
-        lengths.iter().map(kv).collect()
+        let kv = |(n, seed): (&usize, u64)| {
+            let numbers = |seed| normal(seed, &[b, *n, heads, d]);
+            Kv { k: numbers(2 * seed), v: numbers(2 * seed + 1) }
+        };
+        lengths.iter().zip(1..).map(kv).collect()
     }
 
     fn difference(a: &Tensor, b: &Tensor) -> f32 {
@@ -74,7 +84,7 @@ mod tests {
             last_count in 1usize..500,
         ) {
             let lengths: Vec<usize> = lengths.into_iter().chain([extra]).collect();
-            let (q, keys) = (randn(&[b, n, heads, d]), keys(b, &lengths, heads, d));
+            let (q, keys) = (normal(0, &[b, n, heads, d]), keys(b, &lengths, heads, d));
             let plain = plain::attend(&q, &keys, last_count).unwrap();
             let tiled = tiled::attend(&q, &keys, last_count).unwrap();
             prop_assert!(difference(&plain, &tiled) < 1e-5);
@@ -84,7 +94,7 @@ mod tests {
     /// Views into larger tensors are what blocks of one forward offer.
     #[test]
     fn views_are_read_in_place() {
-        let q = randn(&[1, 10, 2, 8]);
+        let q = normal(0, &[1, 10, 2, 8]);
         let kv = keys(1, &[20], 2, 8).remove(0);
         let view = |t: &Tensor| t.narrow(1, 5, 7).unwrap();
         let views = [Kv { k: view(&kv.k), v: view(&kv.v) }];
@@ -99,7 +109,7 @@ mod tests {
 
     #[test]
     fn a_last_key_of_count_n_is_n_equal_keys() {
-        let q = randn(&[1, 9, 2, 8]);
+        let q = normal(0, &[1, 9, 2, 8]);
         let kv = keys(1, &[5], 2, 8).remove(0);
         let repeat = |t: &Tensor| {
             let last = t.narrow(1, 4, 1).unwrap().repeat((1, 6, 1, 1)).unwrap();
@@ -112,14 +122,14 @@ mod tests {
 
     #[test]
     fn large_scores_do_not_overflow() {
-        let q = randn(&[1, 4, 1, 8]).affine(100.0, 0.0).unwrap();
+        let q = normal(0, &[1, 4, 1, 8]).affine(100.0, 0.0).unwrap();
         let out = attend(&q, &keys(1, &[600], 1, 8), 1).unwrap();
         assert!(out.flatten_all().unwrap().to_vec1::<f32>().unwrap().iter().all(|x| x.is_finite()));
     }
 
     #[test]
     fn bf16_takes_the_plain_path() {
-        let q = randn(&[1, 4, 1, 8]);
+        let q = normal(0, &[1, 4, 1, 8]);
         let kv = keys(1, &[16], 1, 8).remove(0);
         let half = |t: &Tensor| t.to_dtype(DType::BF16).unwrap();
         let out = attend(&half(&q), &[Kv { k: half(&kv.k), v: half(&kv.v) }], 1).unwrap();
@@ -130,8 +140,8 @@ mod tests {
 
     #[test]
     fn shapes_that_do_not_fit_are_named() {
-        let error = attend(&randn(&[1, 4, 2, 8]), &keys(1, &[5], 1, 8), 1).unwrap_err();
+        let error = attend(&normal(0, &[1, 4, 2, 8]), &keys(1, &[5], 1, 8), 1).unwrap_err();
         assert!(error.to_string().contains("[1, 4, 2, 8]"), "{error}");
-        assert!(attend(&randn(&[1, 4, 2, 8]), &[], 1).is_err());
+        assert!(attend(&normal(0, &[1, 4, 2, 8]), &[], 1).is_err());
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Result, Tensor};
 use candle_nn::ops::softmax_last_dim;
 
-use crate::model::Kv;
+use super::Kv;
 
 /// Queries that share one matrix of scores: what bounds the memory.
 const QUERIES: usize = 512;

@@ -7,9 +7,9 @@ use candle_core::{Device, Result, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 
+use super::Kv;
 use crate::layers::matmul::{Into, Matrix, multiply};
 use crate::layers::simd::{exp, with_slice};
-use crate::model::Kv;
 
 /// Queries of a task at most, and keys of a tile: the more queries, the fewer times keys are
 /// brought into gemm's order; scores of a tile still fit a core's second-level cache.

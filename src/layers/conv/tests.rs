@@ -2,19 +2,10 @@
 
 use candle_core::{Device, Result, Tensor};
 use proptest::prelude::*;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
-use rand_distr::{Distribution, StandardNormal};
 
-use super::{Activation, Conv, Geometry, pack, plain};
+use crate::layers::numbers::normal;
 
-/// N(0, 1) values, the same each time. Regular ones will not do: where weights and inputs swing
-/// alike, terms a hundred times the sum cancel, and both paths differ by their rounding alone.
-fn numbers(shape: &[usize], seed: u64) -> Result<Tensor> {
-    let normals = StandardNormal.sample_iter(ChaCha8Rng::seed_from_u64(seed));
-    let data: Vec<f32> = normals.take(shape.iter().product()).collect();
-    Tensor::from_vec(data, shape, &Device::Cpu)
-}
+use super::{Activation, Conv, Geometry, Kernel, pack, plain};
 
 /// One case: sizes of the kernel and of the input.
 #[derive(Clone, Debug)]
@@ -59,12 +50,12 @@ fn cases() -> impl Strategy<Value = Case> {
 
 fn relative_difference(case: &Case) -> Result<f32> {
     let Case { kernel, channels, geometry, size, .. } = *case;
-    let weight = numbers(&[channels.1, channels.0, kernel.0, kernel.1, kernel.1], 1)?;
-    let bias = numbers(&[channels.1], 2)?;
-    let xs = numbers(&[case.frames, size.0, size.1, channels.0], 3)?;
+    let weight = normal(1, &[channels.1, channels.0, kernel.0, kernel.1, kernel.1]);
+    let bias = normal(2, &[channels.1]);
+    let xs = normal(3, &[case.frames, size.0, size.1, channels.0]);
     let past = match case.past {
         0 => None,
-        frames => Some(numbers(&[frames, size.0, size.1, channels.0], 4)?),
+        frames => Some(normal(4, &[frames, size.0, size.1, channels.0])),
     };
     let outputs = [plain::taps, pack].map(|kernel| {
         let conv = Conv::with_kernel(&weight, Some(&bias), geometry, kernel)?.then(case.activation);
@@ -72,7 +63,7 @@ fn relative_difference(case: &Case) -> Result<f32> {
         if !case.residual {
             return Ok(ys);
         }
-        let residual = numbers(ys.dims(), 5)?;
+        let residual = normal(5, ys.dims());
         conv.forward_add(past.as_ref(), &xs, &residual)
     });
     let [expected, got] = outputs;
@@ -112,13 +103,27 @@ fn fast_path_equals_plain_path_over_many_tiles() -> Result<()> {
 
 #[test]
 fn wrong_shapes_are_errors() -> Result<()> {
-    let conv = Conv::new(&numbers(&[2, 3, 1, 3, 3], 0)?, None, Geometry::POINTWISE)?;
-    assert!(conv.forward(None, &numbers(&[1, 4, 4, 2], 0)?).is_err());
-    assert!(conv.forward(None, &numbers(&[1, 2, 4, 3], 0)?).is_err());
-    assert!(conv.forward(None, &numbers(&[0, 4, 4, 3], 0)?).is_err());
-    let xs = numbers(&[1, 4, 4, 3], 0)?;
-    assert!(conv.forward(Some(&numbers(&[1, 5, 4, 3], 0)?), &xs).is_err());
+    let conv = Conv::new(&normal(0, &[2, 3, 1, 3, 3]), None, Geometry::POINTWISE)?;
+    assert!(conv.forward(None, &normal(0, &[1, 4, 4, 2])).is_err());
+    assert!(conv.forward(None, &normal(0, &[1, 2, 4, 3])).is_err());
+    assert!(conv.forward(None, &normal(0, &[0, 4, 4, 3])).is_err());
+    let xs = normal(0, &[1, 4, 4, 3]);
+    assert!(conv.forward(Some(&normal(0, &[1, 5, 4, 3])), &xs).is_err());
     assert!(conv.forward_add(None, &xs, &xs).is_err());
     assert_eq!(conv.forward(None, &xs)?.dims(), [1, 2, 2, 2]);
+    Ok(())
+}
+
+/// What `checkpoint::requested` builds networks of: it takes no memory, and still computes.
+#[test]
+fn one_number_in_place_of_all_weights() -> Result<()> {
+    let one = Tensor::new(0.5f32, &Device::Cpu)?.broadcast_as((2, 3, 1, 3, 3))?;
+    let conv = Conv::new(&one, None, Geometry::same(3))?;
+    let Kernel::Gemm(packed) = &conv.kernel else { panic!("not packed") };
+    assert!(packed.stride().iter().all(|&stride| stride == 0));
+    let xs = normal(7, &[1, 4, 5, 3]);
+    let all = Conv::new(&one.contiguous()?, None, Geometry::same(3))?;
+    let values = |ys: Tensor| ys.flatten_all()?.to_vec1::<f32>();
+    assert_eq!(values(conv.forward(None, &xs)?)?, values(all.forward(None, &xs)?)?);
     Ok(())
 }

@@ -1,7 +1,5 @@
 //! Words to token numbers, by the checkpoint's own `tokenizer.json`.
 
-use std::path::Path;
-
 use candle_core::{Error, Result, bail};
 use tokenizers::Tokenizer;
 
@@ -17,14 +15,8 @@ pub struct PromptTokenizer {
 }
 
 impl PromptTokenizer {
-    /// Reads a `tokenizer.json`; prompts are cut to `text_len` tokens, the end included.
-    pub fn from_file(path: impl AsRef<Path>, text_len: usize) -> Result<Self> {
-        let path = path.as_ref();
-        let bytes = std::fs::read(path).map_err(|e| Error::wrap(e).with_path(path))?;
-        Self::from_bytes(&bytes, text_len).map_err(|e| e.with_path(path))
-    }
-
-    /// The same from the contents of a `tokenizer.json`.
+    /// From the contents of a `tokenizer.json`; prompts are cut to `text_len` tokens, the end
+    /// included.
     pub fn from_bytes(bytes: &[u8], text_len: usize) -> Result<Self> {
         if text_len == 0 {
             bail!("text length is 0, expected room for the end of sequence")
@@ -113,17 +105,8 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn errors_name_the_file_and_the_cause() {
-        let folder = tempfile::tempdir().unwrap();
-        let missing = folder.path().join("missing.json");
-        let error = PromptTokenizer::from_file(&missing, 512).unwrap_err().to_string();
-        assert!(error.contains("missing.json"), "{error}");
-
-        let broken = folder.path().join("broken.json");
-        std::fs::write(&broken, "{}").unwrap();
-        let error = PromptTokenizer::from_file(&broken, 512).unwrap_err().to_string();
-        assert!(error.contains("broken.json"), "{error}");
-
+    fn what_is_no_tokenizer_is_refused() {
+        assert!(PromptTokenizer::from_bytes(b"{}", 512).is_err());
         let endless = String::from_utf8(tiny("null")).unwrap().replace("</s>", "<end>");
         let error = PromptTokenizer::from_bytes(endless.as_bytes(), 512).unwrap_err().to_string();
         assert!(error.contains("no </s> token"), "{error}");

@@ -10,7 +10,7 @@ use gstblockcascade::device::DeviceSpec;
 use gstblockcascade::generator::{self, FrameSize, GeneratorConfig, Prompt};
 
 use super::length::{Length, LengthArgs};
-use super::weights::WeightArgs;
+use super::weights::{self, WeightArgs};
 use crate::manifest;
 
 /// Makes a video of a prompt.
@@ -89,12 +89,11 @@ impl Args {
             preset.denoising_steps.clone_from(steps);
         }
         let length = self.length.resolve(preset)?;
-        let decoder = self.decoder.into();
-        let random = generator::WeightsSource::Random { seed: 0 };
-        let mut config = GeneratorConfig {
+        let config = GeneratorConfig {
+            weights: self.weights.source(),
             device: self.device,
             dtype: self.dtype.into(),
-            decoder,
+            decoder: self.decoder.into(),
             size: self.size,
             cascade_width: self.cascade.width,
             attention: self.cascade.attention.into(),
@@ -102,10 +101,10 @@ impl Args {
             prompt: self.prompt.clone(),
             seed: self.seed,
             blocks: Some(length.blocks),
-            ..GeneratorConfig::new(model, random)
+            ..GeneratorConfig::new(model)
         };
         config.validate()?;
-        config.weights = self.weights.resolve(&config.model, decoder)?;
+        weights::check(&config)?;
         Ok((config, length))
     }
 

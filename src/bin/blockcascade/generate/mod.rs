@@ -6,6 +6,8 @@ mod output;
 mod progress;
 mod weights;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use anyhow::Result;
 use gstblockcascade::generator::{Controls, Generator};
 
@@ -13,6 +15,7 @@ pub use self::args::Args;
 
 use self::output::Output;
 use self::progress::Progress;
+use crate::{INTERRUPTED, is_cancelled};
 
 /// Runs the command: first settings, then the output, then weights, so that what is wrong with a
 /// command is said before anything large is read.
@@ -21,17 +24,9 @@ pub fn run(args: &Args) -> Result<()> {
     let controls = Controls::new(&config)?;
     args.prompts(length.blocks)?.into_iter().for_each(|prompt| controls.set_prompt(prompt));
     let mut output = Output::open(&args.output, &config, args.force)?;
-    if config.model.files.is_empty() {
-        eprintln!(
-            "{} is not trained yet: its weights are random, its picture is noise",
-            config.model.name
-        );
-    }
-    let handle = controls.clone();
-    ctrlc::set_handler(move || handle.cancel())?;
+    cancel_on_signals(controls.clone())?;
     let mut progress = Progress::new(&config, length.frames)?;
-    let generator = Generator::with_controls(&config, controls);
-    let done = match generator {
+    let done = match Generator::with_controls(&config, controls) {
         Ok(generator) => write(generator, length.frames, &mut output, &mut progress),
         Err(error) => Err(error.into()),
     };
@@ -41,6 +36,19 @@ pub fn run(args: &Args) -> Result<()> {
     done.and(closed)
 }
 
+/// The first signal ends the stream, the second the process: it may be waiting for somebody to read
+/// its output.
+fn cancel_on_signals(controls: Controls) -> Result<()> {
+    let signalled = AtomicBool::new(false);
+    ctrlc::set_handler(move || {
+        if signalled.swap(true, Ordering::SeqCst) {
+            std::process::exit(INTERRUPTED.into());
+        }
+        controls.cancel();
+    })?;
+    Ok(())
+}
+
 fn write(
     mut generator: Generator,
     frames: u64,
@@ -48,10 +56,16 @@ fn write(
     progress: &mut Progress,
 ) -> Result<()> {
     progress.begin()?;
-    for _ in 0..frames {
-        let Some(frame) = generator.next_frame()? else { break };
+    let frames = usize::try_from(frames).unwrap_or(usize::MAX);
+    let done = generator.by_ref().take(frames).try_for_each(|frame| {
+        let frame = frame?;
         output.write(&frame)?;
         progress.advance(&frame);
+        Ok(())
+    });
+    if done.as_ref().is_err_and(is_cancelled) {
+        // The process ends, and its threads with it: a layer of a large picture takes minutes.
+        std::mem::forget(generator);
     }
-    Ok(())
+    done
 }

@@ -13,6 +13,8 @@ use yuv::{
 
 /// Pictures in a folder that is named without a pattern.
 const PATTERN: &str = "frame-%05d.png";
+/// Digits of a picture's number, at most: as many as the largest has.
+const MAX_DIGITS: usize = 20;
 const ACCEPTED: &str =
     "NAME.y4m, - for standard output, a folder, or pictures such as frame-%05d.png";
 
@@ -157,7 +159,11 @@ impl Pictures {
         let (before, rest) = pattern.to_str()?.rsplit_once('%')?;
         let (digits, after) = rest.split_once('d')?;
         let digits = if digits.is_empty() { 1 } else { digits.strip_prefix('0')?.parse().ok()? };
-        Some(Self { around: (before.into(), after.into()), digits, force })
+        (digits <= MAX_DIGITS).then_some(Self {
+            around: (before.into(), after.into()),
+            digits,
+            force,
+        })
     }
 
     /// Whether the first picture may be written; each is looked at again when its turn comes.
@@ -200,7 +206,7 @@ mod tests {
         let path = |pattern: &str| Some(Pictures::new(Path::new(pattern), false)?.path(7));
         assert_eq!(path("a/frame-%05d.png"), Some("a/frame-00007.png".into()));
         assert_eq!(path("%d.png"), Some("7.png".into()));
-        for wrong in ["frame.png", "%x.png", "%5d.png", "%0xd.png"] {
+        for wrong in ["frame.png", "%x.png", "%5d.png", "%0xd.png", "%021d.png", "%0999999d.png"] {
             assert_eq!(path(wrong), None, "{wrong}");
         }
     }

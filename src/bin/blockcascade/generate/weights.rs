@@ -1,10 +1,9 @@
-//! Which files a model is made of: those named one by one, else those found on disk.
+//! Which files a model is made of: those named one by one, else its own.
 
 use std::path::PathBuf;
 
 use anyhow::{Result, anyhow};
-use gstblockcascade::checkpoint::Manifest;
-use gstblockcascade::generator::{Decoder, Error, WeightPaths, WeightsSource};
+use gstblockcascade::generator::{Error, GeneratorConfig, WeightPaths, WeightsSource};
 
 /// Where weights come from.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -19,7 +18,7 @@ pub struct WeightArgs {
     /// The transformer
     #[arg(long, value_name = "FILE")]
     weights_dit: Option<PathBuf>,
-    /// A LoRA to merge into the transformer, in place of the model's own; may be repeated
+    /// A LoRA to merge into the transformer, after the model's own; may be repeated
     #[arg(long, value_name = "FILE")]
     weights_lora: Vec<PathBuf>,
     /// The text encoder
@@ -34,29 +33,30 @@ pub struct WeightArgs {
 }
 
 impl WeightArgs {
-    /// The source of a model's weights; an error names all files that are missing.
-    pub fn resolve(&self, model: &Manifest, decoder: Decoder) -> Result<WeightsSource> {
+    /// The source of a model's weights.
+    pub fn source(&self) -> WeightsSource {
         if let Some(seed) = self.random_weights {
-            return Ok(WeightsSource::Random { seed });
+            return WeightsSource::Random { seed };
         }
-        if model.files.is_empty() {
-            return Ok(WeightsSource::Random { seed: 0 });
-        }
-        let given = WeightPaths {
-            dit: self.weights_dit.clone().unwrap_or_default(),
+        WeightsSource::Files(WeightPaths {
+            folder: self.folder.clone(),
+            dit: self.weights_dit.clone(),
             loras: self.weights_lora.clone(),
-            text_encoder: self.weights_text_encoder.clone().unwrap_or_default(),
-            tokenizer: self.weights_tokenizer.clone().unwrap_or_default(),
-            decoder: self.weights_decoder.clone().unwrap_or_default(),
-        };
-        let paths = given.complete(model, self.folder.as_deref(), decoder);
-        match paths {
-            Err(error @ Error::MissingWeights { .. }) => Err(anyhow!(
-                "{error}; run `blockcascade fetch {}`, or name a --folder, single files with \
-                 --weights-..., or --random-weights",
-                model.name
-            )),
-            paths => Ok(WeightsSource::Files(paths?)),
-        }
+            text_encoder: self.weights_text_encoder.clone(),
+            tokenizer: self.weights_tokenizer.clone(),
+            decoder: self.weights_decoder.clone(),
+        })
     }
+}
+
+/// Whether all files are there; an error says which are missing, and how to get them.
+pub fn check(config: &GeneratorConfig) -> Result<()> {
+    config.check_weights().map_err(|error| match error {
+        Error::MissingWeights { .. } => anyhow!(
+            "{error}; run `blockcascade fetch {}`, or name a --folder, single files with \
+             --weights-..., or --random-weights",
+            config.model.name
+        ),
+        error => error.into(),
+    })
 }
