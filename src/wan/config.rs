@@ -72,8 +72,8 @@ impl WanConfig {
     /// The embedded model's sizes: small enough for two CPU cores.
     pub fn pocket() -> Self {
         Self {
-            dim: 192,
-            ffn_dim: 512,
+            dim: 128,
+            ffn_dim: 384,
             num_heads: 4,
             num_layers: 6,
             freq_dim: 64,

@@ -66,10 +66,16 @@ fn latent_std() -> Vec<f32> {
 }
 
 /// The embedded model's mean of each latent channel, measured on what it was trained on.
-const POCKET_MEAN: [f32; 16] = [0.0; 16];
+const POCKET_MEAN: [f32; 16] = [
+    0.2403, -0.0315, 0.0175, -0.2184, -0.1276, -0.0453, -0.1117, 0.1107, -0.0716, -0.1142, -0.1758,
+    -0.0448, -0.0441, -0.034, -0.1271, 0.1721,
+];
 
 /// The embedded model's standard deviation of each latent channel, measured likewise.
-const POCKET_STD: [f32; 16] = [1.0; 16];
+const POCKET_STD: [f32; 16] = [
+    0.9099, 1.1009, 0.9155, 0.9338, 0.9226, 1.0875, 0.8753, 0.9738, 1.0127, 0.9897, 0.9648, 0.8961,
+    0.9602, 0.9602, 0.9948, 0.9147,
+];
 
 impl WanVaeConfig {
     /// Wan 2.1's own auto-encoder.
@@ -95,6 +101,7 @@ impl WanVaeConfig {
         Self {
             dim: 8,
             dim_mult: vec![1, 2, 4, 8],
+            num_res_blocks: 1,
             mean: POCKET_MEAN.to_vec(),
             std: POCKET_STD.to_vec(),
             ..Self::wan21()

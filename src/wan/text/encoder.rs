@@ -53,12 +53,12 @@ impl Umt5Config {
     /// The embedded model's.
     pub fn pocket() -> Self {
         Self {
-            vocab: 8192,
+            vocab: 4096,
             dim: 128,
             dim_attn: 128,
             dim_ffn: 256,
             num_heads: 4,
-            num_layers: 4,
+            num_layers: 3,
             ..Self::xxl()
         }
     }
