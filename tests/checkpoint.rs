@@ -560,9 +560,9 @@ fn memory_stays_near_the_weights() {
     }
 }
 
-/// A transformer of 100 MB in f32, 6 MB of them its largest tensor.
+/// A transformer of 170 MB in f32, 6 MB of them its largest tensor.
 fn medium() -> WanConfig {
-    WanConfig { dim: 512, ffn_dim: 2048, num_heads: 4, num_layers: 6, ..WanConfig::pocket() }
+    WanConfig { dim: 512, ffn_dim: 2048, num_heads: 4, num_layers: 10, ..WanConfig::pocket() }
 }
 
 /// What `torch.save` makes of bf16 tensors of these shapes, all numbers the same.
@@ -683,7 +683,7 @@ fn memory_stays_below_the_size_of_a_hostile_file() {
         let path = folder.path().join(name);
         std::fs::write(&path, &bytes).unwrap();
         let (size, grown) = (bytes.len() >> 10, grown("open", &path));
-        let limit = size + size.max(4 << 10) + (2 << 10);
+        let limit = size + size.max(4 << 10) + (4 << 10);
         eprintln!("{name}: {grown} kB for a file of {size} kB");
         assert!(grown < limit, "{name} of {size} kB: {grown}, expected up to {limit}");
     }

@@ -23,7 +23,8 @@ impl Delta {
     /// The addition itself, `(out, in)` in f32 on `device`.
     pub(super) fn product(&self, device: &Device) -> CandleResult<Tensor> {
         let load = |entry: &Entry| entry.stored.load(&entry.source, DType::F32, device);
-        load(&self.up)?.matmul(&load(&self.down)?)?.affine(self.scale, 0.0)
+        // The thin half is scaled: the product is as large as the weight.
+        load(&self.up)?.affine(self.scale, 0.0)?.matmul(&load(&self.down)?)
     }
 }
 

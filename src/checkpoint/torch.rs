@@ -16,8 +16,8 @@ pub(super) const OLD_MAGIC: &[u8] = b"\x80\x02";
 
 const PICKLE: &str = "data.pkl";
 
-/// Bytes of headers that any archive may have; those of a large one, an eighth of it.
-const MIN_HEADERS: usize = 1 << 20;
+/// Bytes of headers that any archive may have: two thousand entries. Of a large one, an eighth.
+const MIN_HEADERS: usize = 256 << 10;
 const HEADERS_SHARE: usize = 8;
 
 /// Names and places of the tensors of the first dict of `prefer` there is, or of all.
