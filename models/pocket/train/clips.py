@@ -1,6 +1,6 @@
 """The clips that the transformer learns from: what each shows, and their frames on disk.
 
-    python -m train.clips --out RUN --count 4000
+    python -m train.clips --run RUN --count 4000
 
 A clip is BLOCKS blocks of 3 latents of 4 frames. Half of the clips are a stream's start, whose
 first latent stands for one frame alone; here that frame fills its group four times.
@@ -82,12 +82,12 @@ def changed(rng: np.random.Generator, scene: Scene) -> tuple[Scene, tuple[str, .
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--count", type=int, default=4000)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    world, path, begun = World(WIDTH, HEIGHT), args.out / "clips.u8", time.time()
+    args.run.mkdir(parents=True, exist_ok=True)
+    world, path, begun = World(WIDTH, HEIGHT), args.run / "clips.u8", time.time()
     size = FRAMES * HEIGHT * WIDTH * 3
     done = path.stat().st_size // size if path.exists() else 0
     with path.open("r+b" if done else "wb") as file:

@@ -24,7 +24,7 @@ STRIDE = 8
 
 def load_encoder(run: Path, device: str) -> tuple[Encoder, torch.Tensor, torch.Tensor]:
     """The encoder, and the mean and deviation of its latents, each (z, 1, 1, 1)."""
-    figures = json.loads((run / "vae" / "vae.json").read_text())
+    figures = json.loads((run / "vae" / "moments.json").read_text())
     encoder = Encoder(len(figures["mean"]))
     encoder.load_state_dict(torch.load(run / "vae" / "encoder.pt", map_location="cpu"))
     moments = (torch.tensor(figures[name]).view(-1, 1, 1, 1) for name in ("mean", "std"))

@@ -33,7 +33,7 @@ class TextConfig:
     dim_attn: int = 128
     dim_ffn: int = 256
     num_heads: int = 4
-    num_layers: int = 2
+    num_layers: int = 3
     num_buckets: int = 32
     max_distance: int = 128
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from .attributes import VALUES, Scene, is_held_out
 from .captions import Rng, TIME_ADJECTIVES, TIME_NOUNS, WORDS, caption, chance, edit, name_of, pick
+from .muon import Muon
 from .text import TOKENIZER, WEIGHTS, TextConfig, Umt5Encoder, clean, tokenize, train_tokenizer
 
 FUNCTION_WORDS = set("a to the on in it up of is at by and with x go one come get keep down".split())
@@ -224,19 +225,29 @@ def batches(rng: Rng, tokenizer, sentences: list[str], size: int):
             yield [pool[i] for i in rows]
 
 
+def muon_and_adamw(prober: Prober) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices within, AdamW for tables, vectors and heads."""
+    named = [(n, p) for n, p in prober.named_parameters() if p.requires_grad]
+    within = {n for n, p in named if p.ndim == 2 and ".blocks." in n and "pos_embedding" not in n}
+    others = [p for n, p in named if n not in within]
+    return [Muon([p for n, p in named if n in within]),
+            torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.01)]
+
+
 def train(prober: Prober, tokenizer, sentences: list[str], args: argparse.Namespace) -> None:
     source = batches(np.random.default_rng(args.seed), tokenizer, sentences, args.batch)
     weights = [p for p in prober.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(weights, lr=args.rate, betas=(0.9, 0.98), weight_decay=0.01)
+    optimisers = muon_and_adamw(prober)
     start = time.time()
     for step in range(1, args.steps + 1):
         ids, lengths, labels = batch(prober, tokenizer, next(source))
-        optimizer.param_groups[0]["lr"] = rate_at(step, args.steps, args.rate)
         loss = loss_of(prober(ids, lengths), lengths, labels)
-        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
-        optimizer.step()
+        for optimiser in optimisers:
+            optimiser.param_groups[0]["lr"] = rate_at(step, args.steps, args.rate)
+            optimiser.step()
+            optimiser.zero_grad()
         if step % 100 == 0:
             print(f"step {step} loss {loss.item():.4f} {time.time() - start:.0f} s", flush=True)
 

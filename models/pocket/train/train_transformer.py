@@ -26,8 +26,8 @@ from torch import Tensor
 
 from . import captions, schedule
 from .attributes import VALUES, Scene, first_scene
-from .autoencoder import Muon
 from .clips import BLOCKS, Clip
+from .muon import Muon
 from .schedule import FRAMES_PER_BLOCK, SIGMAS, WINDOW, mix
 from .text import TextEncoder
 from .transformer import Config, Sight, Slots, Text, Transformer
