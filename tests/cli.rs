@@ -395,6 +395,17 @@ fn signal(child: &Child, name: &str) {
     assert!(Command::new("sh").args(["-c", &command]).status().unwrap().success());
 }
 
+/// A run of the tool that does not outlive its test.
+#[cfg(target_os = "linux")]
+struct Running(Child);
+
+#[cfg(target_os = "linux")]
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _over_already = self.0.kill();
+    }
+}
+
 /// Processor time that a process has taken.
 #[cfg(target_os = "linux")]
 fn worked(child: &Child) -> Duration {
@@ -421,10 +432,10 @@ fn until(mut reached: impl FnMut() -> bool) {
 fn an_interrupt_does_not_wait_for_a_layer() {
     let scratch = Scratch::new();
     let args = ["generate", "x", "--size", "2048x2048", "--steps", "1000", "-o", "large.y4m"];
-    let mut child = scratch.tool(&args).stderr(Stdio::null()).spawn().unwrap();
-    until(|| worked(&child) > Duration::from_secs(3));
-    signal(&child, "TERM");
-    assert_eq!(wait(&mut child, TO_END).code(), Some(130));
+    let mut run = Running(scratch.tool(&args).stderr(Stdio::null()).spawn().unwrap());
+    until(|| worked(&run.0) > Duration::from_secs(2));
+    signal(&run.0, "TERM");
+    assert_eq!(wait(&mut run.0, TO_END).code(), Some(130));
     assert!(!scratch.path("large.y4m").exists(), "a file without a frame is left");
 }
 
@@ -434,11 +445,11 @@ fn a_second_interrupt_ends_what_waits_for_its_reader() {
     let scratch = Scratch::new();
     let args = [&["generate", "x", "-o", "-", "--blocks", "500"], &SIZE[..]].concat();
     let mut tool = scratch.tool(&args);
-    let mut child = tool.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut run = Running(tool.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
     // `write` to standard output, which nobody reads.
-    let call = format!("/proc/{}/syscall", child.id());
+    let call = format!("/proc/{}/syscall", run.0.id());
     until(|| fs::read_to_string(&call).unwrap().starts_with("1 0x1 "));
-    signal(&child, "INT");
-    signal(&child, "INT");
-    assert_eq!(wait(&mut child, TO_END).code(), Some(130));
+    signal(&run.0, "INT");
+    signal(&run.0, "INT");
+    assert_eq!(wait(&mut run.0, TO_END).code(), Some(130));
 }
