@@ -1,0 +1,233 @@
+"""The table of the model card: frames made by the tool, judged by their pixels.
+
+    python -m eval.evaluate --out OUT                      # 200 held-out prompts, sequential
+    python -m eval.evaluate --out OUT --width 3
+    python -m eval.evaluate --out OUT --matrix             # all widths, causal too
+    python -m eval.evaluate --out OUT --parts clips changes long
+
+OUT gets results.md, results.json, sheet.png and strip.png.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from train.world import FPS, Cut, Variation, World
+
+from . import measure, sheet
+from .judge import ATTRIBUTES, Verdict, judge
+from .prompts import Case, case, change
+from .tool import BINARY, Setting, Tool
+
+Array = np.ndarray
+MATRIX = (*(Setting(width) for width in (1, 2, 3, 5)), Setting(5, "causal"))
+BARS = {"colour": 0.95, "setting": 0.95, "kind": 0.85, "motion": 0.85}
+CHANGE_BLOCK = 3  # whose first frame is the first of the new prompt
+WITHIN = 24  # frames in which a change has to show; the last half of them is judged
+EDGE = 10 * FPS  # frames at either end of a long stream that are compared
+WINDOW = 33  # frames of it that are judged at once
+SHEET_ROWS = 10
+
+
+@dataclass
+class Clips:
+    """What is kept of a setting's clips."""
+
+    setting: Setting
+    cases: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[tuple[str, Array]] = field(default_factory=list)  # for the contact sheet
+
+    def add(self, case: Case, clip: Array) -> None:
+        verdict = judge(clip)
+        across, beside = measure.jumps(clip)
+        self.cases.append({
+            "prompt": case.prompt, "seed": case.seed, "asked": vars(case.scene),
+            **told(verdict, case), "across": across, "beside": beside,
+            **looks(clip, case),
+        })  # fmt: skip
+        if len(self.kept) < SHEET_ROWS:
+            self.kept.append((case.prompt, clip))
+
+    def mean(self, name: str) -> float:
+        return float(np.mean([c[name] for c in self.cases]))
+
+    def figures(self) -> dict[str, float]:
+        right = {n: float(np.mean([c["right"][n] for c in self.cases])) for n in (*ATTRIBUTES, "time")}
+        return right | {
+            "jump": self.mean("across") / max(self.mean("beside"), 1e-9),
+            "contrast": self.mean("contrast"), "sharpness": self.mean("sharpness"),
+            "drawn contrast": self.mean("drawn contrast"),
+            "drawn sharpness": self.mean("drawn sharpness"),
+        }  # fmt: skip
+
+
+def told(verdict: Verdict, case: Case) -> dict[str, Any]:
+    """A verdict and what it rests on, as JSON knows it."""
+    return {
+        "told": {n: getattr(verdict, n) for n in (*ATTRIBUTES, "time")},
+        "right": verdict.right(case.scene),
+        "evidence": {
+            "setting": verdict.background.distance, "colour": verdict.hue.distance,
+            "kind": verdict.outline.overlap, **verdict.movement.scores,
+        },
+    }  # fmt: skip
+
+
+def looks(clip: Array, case: Case) -> dict[str, float]:
+    """Contrast and sharpness, and those of the same scene as the world draws it."""
+    world = World(clip.shape[2], clip.shape[1])
+    drawn = world.clip([Cut(0, case.scene)], Variation(), 16, 1)
+    return {
+        "contrast": measure.contrast(clip), "sharpness": measure.sharpness(clip),
+        "drawn contrast": measure.contrast(drawn), "drawn sharpness": measure.sharpness(drawn),
+    }  # fmt: skip
+
+
+def clips(tool: Tool, setting: Setting, count: int, frames: int) -> Clips:
+    result = Clips(setting)
+    for index in range(count):
+        one = case(index)
+        result.add(one, tool.clip(one, setting, frames))
+        progress(f"{setting}: clip {index + 1} of {count}")
+    return result
+
+
+def changes(tool: Tool, setting: Setting, count: int) -> list[dict[str, Any]]:
+    """Streams whose prompt changes: what they show at the end of the frames that it may take."""
+    start = measure.block_start(CHANGE_BLOCK)
+    results = []
+    for index in range(count):
+        before, after = change(index)
+        clip = tool.clip(before, setting, start + WITHIN, {CHANGE_BLOCK: after})
+        verdict = judge(clip[start + WITHIN // 2 :])
+        right = verdict.right(after.scene)
+        results.append({
+            "prompt": before.prompt, "change": after.prompt, "names": after.names,
+            "told": {n: getattr(verdict, n) for n in ATTRIBUTES},
+            "object": right["colour"] and right["kind"], "setting": right["setting"],
+        })  # fmt: skip
+        progress(f"{setting}: change {index + 1} of {count}")
+    return results
+
+
+def long(tool: Tool, setting: Setting, count: int, minutes: float) -> list[dict[str, Any]]:
+    """The two ends of long streams; of each, only these are ever in memory."""
+    results = []
+    for index in range(count):
+        one, total = case(index), int(minutes * 60 * FPS)
+        stream = tool.frames(one, setting, total)
+        first, last = list(islice(stream, EDGE)), deque(maxlen=EDGE)
+        for number, frame in enumerate(stream, EDGE):
+            last.append(frame)
+            if number % EDGE == 0:
+                progress(f"{setting}: stream {index + 1} of {count}, {number / FPS:.0f} s")
+        results.append({"prompt": one.prompt, "first": end(first, one), "last": end(last, one)})
+    return results
+
+
+def end(frames: list[Array] | deque[Array], case: Case) -> dict[str, Any]:
+    """What is right, by windows, and how it looks."""
+    clip = np.stack(list(frames))
+    windows = [clip[at : at + WINDOW] for at in range(0, len(clip) - WINDOW + 1, WINDOW)]
+    rights = [judge(window).right(case.scene) for window in windows]
+    means = {n: float(np.mean([r[n] for r in rights])) for n in ATTRIBUTES}
+    return means | {"contrast": measure.contrast(clip), "sharpness": measure.sharpness(clip)}
+
+
+def table(results: list[Clips]) -> str:
+    """A column for each setting."""
+    figures = [r.figures() for r in results]
+    lines = [
+        f"| {len(results[0].cases)} held-out prompts | bar | " + " | ".join(str(r.setting) for r in results) + " |",
+        "|---|---" + "|---" * len(results) + "|",
+    ]
+    names = {"colour": "object colour right", "setting": "setting right", "kind": "shape right",
+             "motion": "motion right", "time": "hour right"}  # fmt: skip
+    for name, text in names.items():
+        bar = f"{100 * BARS[name]:.0f} %" if name in BARS else ""
+        lines.append(f"| {text} | {bar} | " + " | ".join(f"{100 * f[name]:.1f} %" for f in figures) + " |")
+    jumps = " | ".join(f"{f['jump']:.2f}" for f in figures)
+    lines.append(f"| jump at block boundaries | {figures[0]['jump']:.2f} | {jumps} |")
+    for name in ("contrast", "sharpness"):
+        shares = " | ".join(f"{100 * f[name] / f['drawn ' + name]:.0f} %" for f in figures)
+        lines.append(f"| {name}, of the world's own | | {shares} |")
+    return "\n".join(lines)
+
+
+def change_table(results: list[dict[str, Any]]) -> str:
+    lines = [f"| {WITHIN} frames after a change of prompt | streams | object right | setting right |", "|---|---|---|---|"]
+    groups = {"all": results}
+    for result in results:
+        name = "everything" if len(result["names"]) > 2 else " and ".join(result["names"])
+        groups.setdefault(f"of {name}", []).append(result)
+    for name, group in groups.items():
+        shares = (100 * np.mean([r[n] for r in group]) for n in ("object", "setting"))
+        lines.append(f"| {name} | {len(group)} | " + " | ".join(f"{s:.1f} %" for s in shares) + " |")
+    return "\n".join(lines)
+
+
+def long_table(results: list[dict[str, Any]], minutes: float) -> str:
+    lines = [f"| {len(results)} streams of {minutes:g} minutes | first 10 s | last 10 s | left |", "|---|---|---|---|"]
+    means = {
+        n: [float(np.mean([r[e][n] for r in results])) for e in ("first", "last")]
+        for n in (*ATTRIBUTES, "contrast", "sharpness")
+    }
+    means = {"all right": list(np.mean([means[n] for n in ATTRIBUTES], axis=0)), **means}
+    for name, (first, last) in means.items():
+        lines.append(f"| {name} | {first:.3f} | {last:.3f} | {100 * last / max(first, 1e-9):.0f} % |")
+    return "\n".join(lines)
+
+
+def progress(text: str) -> None:
+    print(f"\r{text} ", end="", file=sys.stderr, flush=True)
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, required=True, help="folder")
+    parser.add_argument("--parts", nargs="+", default=["clips"], choices=("clips", "changes", "long"))
+    parser.add_argument("--tool", type=Path, default=BINARY)
+    parser.add_argument("--extra", type=shlex.split, default=[], help="more flags for the tool")
+    parser.add_argument("--count", type=int, default=200, help="prompts")
+    parser.add_argument("--frames", type=int, default=33, help="of a clip")
+    parser.add_argument("--width", type=int, default=1)
+    parser.add_argument("--attention", default="bidirectional", choices=("bidirectional", "causal"))
+    parser.add_argument("--matrix", action="store_true", help="clips of all widths")
+    parser.add_argument("--changes", type=int, default=60, help="streams whose prompt changes")
+    parser.add_argument("--streams", type=int, default=4, help="long ones")
+    parser.add_argument("--minutes", type=float, default=10.0, help="of a long one")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = options()
+    tool, setting = Tool(args.tool, tuple(args.extra)), Setting(args.width, args.attention)
+    args.out.mkdir(parents=True, exist_ok=True)
+    tables, data = [], {"flags": vars(args) | {"out": str(args.out), "tool": str(args.tool)}}
+    if "clips" in args.parts:
+        settings = MATRIX if args.matrix else (setting,)
+        results = [clips(tool, s, args.count, args.frames) for s in settings]
+        tables.append(table(results))
+        data["clips"] = {str(r.setting): {"figures": r.figures(), "cases": r.cases} for r in results}
+        sheet.save(results[0].kept, args.out)
+    if "changes" in args.parts:
+        data["changes"] = changes(tool, setting, args.changes)
+        tables.append(change_table(data["changes"]))
+    if "long" in args.parts:
+        data["long"] = long(tool, setting, args.streams, args.minutes)
+        tables.append(long_table(data["long"], args.minutes))
+    (args.out / "results.json").write_text(json.dumps(data, indent=1))
+    (args.out / "results.md").write_text("\n\n".join(tables) + "\n")
+    print("\n\n" + "\n\n".join(tables))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,114 @@
+"""Which of the world's outlines an object has, upright or turning."""
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from scipy import ndimage
+
+from train import shapes
+from train.attributes import KINDS
+from train.world import FPS, PERIOD
+
+from .objects import Track
+
+Array = np.ndarray
+SIDE = 28  # of the square on which masks are compared
+REACH = 2.4  # half of its width, in root mean square distances from the centre
+STEP = 5  # degrees from one turn of an outline to the next
+TURN = 360 / (FPS * PERIOD["spinning"])  # degrees a frame
+TURNS = TURN * np.array((-1.4, -1.2, -1.0, -0.8, -0.6, 0.6, 0.8, 1.0, 1.2, 1.4))
+UPRIGHT = 10  # degrees that an object which does not spin may be off
+LEAST = 0.8  # overlap from which on it is a kind
+FRAMES = 16  # of a clip, that are compared
+
+
+@dataclass(frozen=True)
+class Outline:
+    """The kind that fits best, how well, and how much better if it spins."""
+
+    kind: str | None
+    overlap: float
+    second: float  # overlap of the next kind
+    spin: float  # what turning adds to the overlap
+
+    @property
+    def verdict(self) -> str | None:
+        return self.kind if self.overlap > LEAST else None
+
+
+@cache
+def bank() -> Array:
+    """`(kinds, turns, SIDE * SIDE)` in 0..1: every outline at every turn."""
+    rows = []
+    fine = np.linspace(-1.5, 1.5, 121, dtype=np.float32)
+    y, x = np.meshgrid(fine, fine, indexing="ij")
+    for kind in KINDS:
+        for angle in np.deg2rad(np.arange(0, 360, STEP)):
+            u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
+            rows.append(squares(shapes.distance(kind, u, v) < 0, (0.0,), (1.0,))[0])
+    return np.stack(rows).reshape(len(KINDS), -1, SIDE * SIDE)
+
+
+def squares(mask: Array, shifts: tuple, scales: tuple) -> Array:
+    """`(variants, SIDE * SIDE)`: the mask about its centre, in units of its spread."""
+    rows, columns = np.nonzero(mask)
+    centre, spread = (rows.mean(), columns.mean()), np.sqrt(rows.var() + columns.var())
+    soft = ndimage.gaussian_filter(mask.astype(np.float32), 0.12 * spread)
+    grid = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
+    v, u = np.meshgrid(grid * REACH * spread, grid * REACH * spread, indexing="ij")
+    places = [
+        (centre[0] + s * v + dy * spread, centre[1] + s * u + dx * spread)
+        for s in scales for dy in shifts for dx in shifts
+    ]  # fmt: skip
+    return np.stack([ndimage.map_coordinates(soft, p, order=1).ravel() for p in places])
+
+
+def overlaps(mask: Array) -> Array:
+    """`(kinds, turns)`: the best intersection over union, a little shifted and scaled."""
+    forms = squares(mask, (-0.08, 0.0, 0.08), (0.92, 1.0, 1.08))
+    templates = bank().reshape(-1, SIDE * SIDE)
+    shared = forms @ templates.T
+    # Soft masks: the sum of squares stands for the area.
+    union = (forms**2).sum(-1)[:, None] + (templates**2).sum(-1) - shared
+    return (shared / union).max(0).reshape(len(KINDS), -1)
+
+
+def name(found: Track) -> Outline:
+    frames = chosen(found)
+    if len(frames) < 3:
+        return Outline(None, 0.0, 0.0, 0.0)
+    fits = np.stack([overlaps(found.masks[i]) for i in frames])  # (frames, kinds, turns)
+    still, turning = upright(fits), spinning(fits, frames)
+    best = np.maximum(still, turning)
+    order = best.argsort()[::-1]
+    kind = int(order[0])
+    spin = float(turning[kind] - still[kind])
+    return Outline(KINDS[kind], float(best[kind]), float(best[order[1]]), spin)
+
+
+def chosen(found: Track) -> Array:
+    """Frames that show the object whole, or else those that show most of it."""
+    whole = np.nonzero(found.whole)[0]
+    if len(whole) < 3:
+        areas = found.masks.sum((1, 2))
+        whole = np.sort(areas.argsort()[::-1][:3])
+        whole = whole[areas[whole] > 0]
+    return whole[np.linspace(0, len(whole) - 1, min(FRAMES, len(whole))).astype(int)]
+
+
+def upright(fits: Array) -> Array:
+    """`(kinds,)`: the overlap of an object that stands."""
+    near = UPRIGHT // STEP
+    turns = np.arange(-near, near + 1)
+    return np.median(fits, axis=0)[:, turns].max(-1)
+
+
+def spinning(fits: Array, frames: Array) -> Array:
+    """`(kinds,)`: the overlap of one that turns steadily, from any turn on."""
+    best = np.zeros(len(KINDS))
+    for turn in TURNS:
+        steps = np.round(frames * turn / STEP).astype(int)
+        turned = [np.roll(fit, -step, axis=-1) for fit, step in zip(fits, steps)]
+        best = np.maximum(best, np.median(turned, axis=0).max(-1))
+    return best

@@ -1,0 +1,190 @@
+"""How an object moves, told from its track."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import ndimage
+
+from train.world import FPS, PERIOD
+
+from .objects import Track
+
+Array = np.ndarray
+SPEED = {"left": 2.06 / 5, "right": 2.06 / 5, "rising": 1.34 / 4, "falling": 1.34 / 4}  # heights a second
+LAG = 3  # frames between which a step is measured
+STILL = 0.035  # heights that the centre of a spinning or growing object may stray
+SPINS = 0.04  # of overlap, that an outline gains if it is taken to turn
+PACE = (0.55, 1.6)  # of the world's speed
+LEAST = 0.7  # of a motion's evidence
+
+
+@dataclass(frozen=True)
+class Motion:
+    """The evidence for each motion, 0 to 1, and what it was computed from."""
+
+    scores: dict[str, float]
+    numbers: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str | None:
+        best = max(self.scores, key=self.scores.get, default=None)
+        return best if best and self.scores[best] >= LEAST else None
+
+
+def name(found: Track, clip: Array, spin: float) -> Motion:
+    """Of an object whose outline fits by `spin` better if it is taken to turn."""
+    times = np.nonzero(found.seen)[0]
+    if len(times) < 0.6 * len(clip):
+        return Motion({}, {"seen": len(times) / len(clip)})
+    x, y = centres(found)
+    radius = radii(found)
+    scores = {name: straight(found, x, y, name) for name in SPEED}
+    still = stillness(found)
+    scores["bouncing"], high = bouncing(x, y)
+    scores["circling"], wide = circling(x, y)
+    scores["growing"], growth = growing(radius)
+    turn, sway = turning(found, clip)
+    scores["growing"] *= still
+    scores["spinning"] = (1.0 if spin > SPINS else turn) * still * (growth < 0.2)
+    numbers = {"still": still, "high": high, "wide": wide, "growth": growth, "turn": turn,
+               "sway": sway, "spin": spin}  # fmt: skip
+    return Motion({k: round(float(v), 3) for k, v in scores.items()}, numbers)
+
+
+def centres(found: Track) -> tuple[Array, Array]:
+    """`(T,)` twice: the middle between two edges, also where a border hides one of them."""
+    middles = []
+    for axis in (0, 2):
+        low, high = found.edges[:, axis], found.edges[:, axis + 1]
+        no_low, no_high = found.cut[:, axis], found.cut[:, axis + 1]
+        free = found.seen & ~no_low & ~no_high
+        spans = (high - low)[free] if free.sum() > 2 else (high - low)[found.seen]
+        half = 0.5 * (np.median(spans) if free.sum() > 2 else np.max(spans))
+        middle = np.where(no_low, high - half, np.where(no_high, low + half, (low + high) / 2))
+        middles.append(np.where(no_low & no_high, np.nan, middle))
+    return middles[0], middles[1]
+
+
+def radii(found: Track) -> Array:
+    """`(T,)`: half of the root of its area, NaN where it is not whole."""
+    height = found.masks.shape[1]
+    areas = found.masks.sum((1, 2)) / height**2
+    return np.where(found.whole, np.sqrt(areas) / 2, np.nan)
+
+
+def straight(found: Track, x: Array, y: Array, name: str) -> float:
+    """The share of steps that go the way, at about the pace."""
+    along, across = (x, y) if name in ("left", "right") else (y, x)
+    sign = -1 if name in ("left", "rising") else 1
+    steps = (along[LAG:] - along[:-LAG]) * FPS / LAG * sign / SPEED[name]
+    aside = np.abs(across[LAG:] - across[:-LAG]) * FPS / LAG / SPEED[name]
+    known = np.isfinite(steps) & np.isfinite(aside) & (np.abs(steps) < 8)  # not across a border
+    good = (steps > PACE[0]) & (steps < PACE[1]) & (aside < 0.4)
+    if known.sum() < 0.5 * len(steps):
+        return 0.0
+    return float(good[known].mean())
+
+
+def stillness(found: Track) -> float:
+    """1 if the object's centre stays, 0 if it strays."""
+    middles = [np.argwhere(mask).mean(0) for mask in found.masks[found.whole]]
+    if len(middles) < 0.6 * len(found.masks):
+        return 0.0
+    spread = np.hypot(*np.std(middles, axis=0)) / found.masks.shape[1]
+    return float(np.clip(2 - spread / STILL, 0, 1))
+
+
+def fitted(values: Array, columns: list[Array]) -> tuple[Array, float]:
+    """Least squares on what is known: coefficients, and the mean square left over."""
+    known = np.isfinite(values)
+    a = np.stack([c[known] for c in columns], -1)
+    solution = np.linalg.lstsq(a, values[known], rcond=None)[0]
+    return solution, float(np.mean((a @ solution - values[known]) ** 2))
+
+
+def bouncing(x: Array, y: Array) -> tuple[float, float]:
+    """How well hops explain the height, and how high they are."""
+    t = np.arange(len(y)) / FPS
+    spread, best, high = np.nanvar(y), 0.0, 0.0
+    for period in PERIOD["bouncing"] * np.linspace(0.75, 1.3, 8):
+        for phase in np.arange(0, 1, 0.05):
+            u = (t / period + phase) % 1
+            (rise, _), left = fitted(y, [-4 * u * (1 - u), np.ones_like(u)])
+            fit = 1 - left / max(spread, 1e-9)
+            if fit > best and 0.22 < rise < 0.8:
+                best, high = fit, float(rise)
+    aside = np.nanstd(x)
+    return best * float(np.clip(2 - aside / 0.05, 0, 1)), high
+
+
+def circling(x: Array, y: Array) -> tuple[float, float]:
+    """How well a round explains the track, and how wide it is."""
+    t = np.arange(len(x)) / FPS
+    spread = np.nanvar(x) + np.nanvar(y)
+    best, wide = 0.0, 0.0
+    for period in PERIOD["circling"] * np.linspace(0.7, 1.5, 11):
+        w = 2 * np.pi * t / period
+        columns = [np.cos(w), np.sin(w), np.ones_like(w)]
+        (a, b, _), left = fitted(x, columns)
+        (c, d, _), more = fitted(y, columns)
+        across, down = np.hypot(a, b), np.hypot(c, d)
+        quadrature = abs(a * d - b * c) / max(across * down, 1e-9)  # 1 if a quarter turn apart
+        fit = 1 - (left + more) / max(spread, 1e-9)
+        if fit > best and 0.13 < across < 0.42 and 0.11 < down < 0.36 and quadrature > 0.8:
+            best, wide = fit, float(across)
+    return best, wide
+
+
+def growing(radius: Array) -> tuple[float, float]:
+    """How well growth and shrinking explain the size, and the logarithm of how much."""
+    known = np.isfinite(radius)
+    if known.sum() < 0.6 * len(radius):
+        return 0.0, 0.0
+    size = np.where(known, np.log(np.where(known, radius, 1)), np.nan)
+    growth = float(np.nanquantile(size, 0.95) - np.nanquantile(size, 0.05))
+    t, spread, best = np.arange(len(size)) / FPS, np.nanvar(size), 0.0
+    for period in PERIOD["growing"] * np.linspace(0.75, 1.4, 7):
+        for phase in np.arange(0, 1, 0.05):
+            form = np.log(1.05 - 0.45 * np.cos(2 * np.pi * (t / period + phase)))
+            (scale, _), left = fitted(size, [form, np.ones_like(form)])
+            if 0.5 < scale < 1.6:
+                best = max(best, 1 - left / max(spread, 1e-9))
+    return best * (growth > 0.35), growth
+
+
+def turning(found: Track, clip: Array) -> tuple[float, float]:
+    """How well a steady turn explains where the object's dark half lies, and how dark it is."""
+    lean = np.full((len(clip), 2), np.nan)
+    for i in np.nonzero(found.whole)[0]:
+        lean[i] = dark_side(clip[i], found.masks[i])
+    if np.isfinite(lean[:, 0]).sum() < 0.6 * len(clip):
+        return 0.0, 0.0
+    t, best, sway = np.arange(len(clip)) / FPS, 0.0, 0.0
+    known = np.repeat(np.isfinite(lean[:, 0]), 2)
+    for period in PERIOD["spinning"] * np.array((0.65, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5)):
+        for sign in (-1, 1):
+            w = 2 * np.pi * t / period * sign
+            one, none = np.ones_like(w), np.zeros_like(w)
+            pairs = ((np.cos(w), np.sin(w)), (-np.sin(w), np.cos(w)), (one, none), (none, one))
+            a = np.stack([np.stack(pair, -1).ravel() for pair in pairs], -1)[known]
+            values = lean.ravel()[known]
+            solution = np.linalg.lstsq(a, values, rcond=None)[0]
+            left = np.mean((a @ solution - values) ** 2)
+            spread = np.nanvar(lean[:, 0]) + np.nanvar(lean[:, 1])
+            fit, size = 1 - 2 * left / max(spread, 1e-9), np.hypot(*solution[:2])
+            if fit > best and size > 0.03:
+                best, sway = float(fit), float(size)
+    return best, sway
+
+
+def dark_side(frame: Array, mask: Array) -> Array:
+    """`(2,)`: which way, and how much, the object is darker."""
+    inner = ndimage.binary_erosion(mask)
+    rows, columns = np.nonzero(inner)
+    if len(rows) < 20:
+        return np.full(2, np.nan)
+    light = frame[rows, columns].mean(-1)
+    light = light / max(light.mean(), 1e-3) - 1
+    spread = np.sqrt(rows.var() + columns.var())
+    return np.array((-(light * (columns - columns.mean())).mean(),
+                     -(light * (rows - rows.mean())).mean())) / spread  # fmt: skip

@@ -1,0 +1,57 @@
+"""Runs `blockcascade generate` and yields its frames as they come."""
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from . import y4m
+from .prompts import Case, Change
+
+ROOT = Path(__file__).parents[3]
+BINARY = ROOT / "target/release/blockcascade"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How blocks are made."""
+
+    width: int = 1
+    attention: str = "bidirectional"
+
+    def __str__(self) -> str:
+        return "sequential" if self.width == 1 else f"width {self.width} {self.attention}"
+
+
+@dataclass(frozen=True)
+class Tool:
+    """The program, and what is passed on to it for every stream."""
+
+    binary: Path = BINARY
+    extra: tuple[str, ...] = ()
+
+    def frames(
+        self, case: Case, setting: Setting, count: int, changes: dict[int, Change] | None = None
+    ) -> Iterator[np.ndarray]:
+        """`count` pictures `(H, W, 3)` in u8; `changes` by the block from which they hold."""
+        command = [self.binary, "generate", "-o", "-", "--frames", str(count)]
+        command += ["--seed", str(case.seed), "--width", str(setting.width)]
+        command += ["--attention", setting.attention, *self.extra]
+        for block, change in (changes or {}).items():
+            command += ["--prompt-at", f"{block}:{change.prompt}"]
+        with tempfile.TemporaryFile() as log:
+            process = subprocess.Popen(
+                [*command, "--", case.prompt], stdout=subprocess.PIPE, stderr=log, bufsize=1 << 20
+            )
+            with process:  # closes the pipe, which ends the tool, and waits for it
+                yield from y4m.frames(process.stdout)
+            if process.returncode:
+                log.seek(0)
+                raise RuntimeError(f"{self.binary} ended with {process.returncode}: {log.read().decode()[-800:]}")
+
+    def clip(self, *args, **kwargs) -> np.ndarray:
+        """`(count, H, W, 3)` in u8."""
+        return np.stack(list(self.frames(*args, **kwargs)))
