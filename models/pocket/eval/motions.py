@@ -7,6 +7,7 @@ from scipy import ndimage
 
 from train.world import FPS, PERIOD
 
+from .kinds import Outline
 from .objects import Track
 
 Array = np.ndarray
@@ -14,6 +15,7 @@ SPEED = {"left": 2.06 / 5, "right": 2.06 / 5, "rising": 1.34 / 4, "falling": 1.3
 LAG = 3  # frames between which a step is measured
 STILL = 0.035  # heights that the centre of a spinning or growing object may stray
 SPINS = 0.04  # of overlap, that an outline gains if it is taken to turn
+OVERLAP = 0.92  # that it must reach then
 PACE = (0.55, 1.6)  # of the world's speed
 LEAST = 0.7  # of a motion's evidence
 
@@ -31,12 +33,14 @@ class Motion:
         return best if best and self.scores[best] >= LEAST else None
 
 
-def name(found: Track, clip: Array, spin: float) -> Motion:
-    """Of an object whose outline fits by `spin` better if it is taken to turn."""
+def name(found: Track, clip: Array, outline: Outline) -> Motion:
+    """Of an object whose outline was compared with those that turn."""
     times = np.nonzero(found.seen)[0]
     if len(times) < 0.6 * len(clip):
         return Motion({}, {"seen": len(times) / len(clip)})
     x, y = centres(found)
+    if min(np.isfinite(x).sum(), np.isfinite(y).sum()) < LAG:
+        return Motion({}, {"seen": len(times) / len(clip)})
     radius = radii(found)
     scores = {name: straight(found, x, y, name) for name in SPEED}
     still = stillness(found)
@@ -45,9 +49,10 @@ def name(found: Track, clip: Array, spin: float) -> Motion:
     scores["growing"], growth = growing(radius)
     turn, sway = turning(found, clip)
     scores["growing"] *= still
-    scores["spinning"] = (1.0 if spin > SPINS else turn) * still * (growth < 0.2)
+    turns = 1.0 if outline.spin > SPINS and outline.overlap > OVERLAP else turn
+    scores["spinning"] = turns * still * (growth < 0.2)
     numbers = {"still": still, "high": high, "wide": wide, "growth": growth, "turn": turn,
-               "sway": sway, "spin": spin}  # fmt: skip
+               "sway": sway, "spin": outline.spin}  # fmt: skip
     return Motion({k: round(float(v), 3) for k, v in scores.items()}, numbers)
 
 
