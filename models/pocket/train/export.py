@@ -8,7 +8,6 @@ moments of the latents, which it prints, belong into `src/wan/vae.rs`.
 
 import argparse
 import hashlib
-import json
 import re
 import shutil
 from pathlib import Path
