@@ -15,7 +15,8 @@
 //! - [`checkpoint`]: files of weights to tensors, the manifests that name them, and the embedded ones.
 //! - [`device`]: what it all runs on.
 //!
-//! With the feature `gst` the library is also a GStreamer plugin; its element is yet to come.
+//! With the feature `gst` the library is also a GStreamer plugin; its element is
+//! `blockcascadesrc`.
 //!
 //! # From a prompt to frames
 //!
@@ -51,6 +52,13 @@ mod plugin {
         env!("CARGO_PKG_NAME"),
         env!("CARGO_PKG_NAME")
     );
+}
+
+/// Registers the plugin's element in this process, for programs that link the crate instead of
+/// loading the plugin; GStreamer must be initialised.
+#[cfg(feature = "gst")]
+pub fn register_static() -> Result<(), glib::BoolError> {
+    plugin::plugin_register_static()
 }
 
 /// Compiles and runs the README's snippets.

@@ -72,6 +72,8 @@ pub struct CleanBlock {
     pub index: u64,
     /// `(frames, channels, h, w)`.
     pub latent: Tensor,
+    /// What its last denoising step was conditioned on.
+    pub text: Arc<TextContext>,
 }
 
 /// The blocks in flight of one stream, and the history behind them.
@@ -229,6 +231,6 @@ impl Cascade {
         let last = Pass::Denoise { step: self.schedule.steps() - 1 };
         let index = stages.iter().find(|stage| stage.pass == last)?.block;
         let block = self.blocks.iter().find(|block| block.index == index)?;
-        Some(CleanBlock { index, latent: block.latent.clone() })
+        Some(CleanBlock { index, latent: block.latent.clone(), text: block.text.clone() })
     }
 }

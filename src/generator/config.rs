@@ -199,7 +199,7 @@ impl GeneratorConfig {
 }
 
 /// Frames that a latent frame becomes, the stream's first excepted.
-const TEMPORAL_STRIDE: usize = 4;
+pub(super) const TEMPORAL_STRIDE: usize = 4;
 
 /// A configuration that was checked.
 #[derive(Clone, Debug)]

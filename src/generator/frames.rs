@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
 use super::error::Error;
+use super::prompt::AppliedPrompt;
 use crate::layers::simd::with_slice;
 
 /// Width and height of frames, in pixels.
@@ -39,12 +41,24 @@ impl FromStr for FrameSize {
 pub struct Frame {
     /// Place in the stream, from 0; its time is `index / frames per second`.
     pub index: u64,
+    /// The block that it is a part of.
+    pub block: u64,
+    /// The prompt that its block heard last.
+    pub prompt: Arc<AppliedPrompt>,
     /// Pixels in a row.
     pub width: u32,
     /// Rows.
     pub height: u32,
     /// `height` rows of `width` pixels of red, green, blue, without padding.
     pub rgb: Vec<u8>,
+}
+
+/// Where frames come from.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Place {
+    pub(super) frame: u64,
+    pub(super) block: u64,
+    pub(super) prompt: Arc<AppliedPrompt>,
 }
 
 impl fmt::Debug for Frame {
@@ -55,8 +69,8 @@ impl fmt::Debug for Frame {
 }
 
 impl Frame {
-    /// `(frames, height, width, 3)` in `[0, 1]` to frames of `size`, the first with index `first`.
-    pub(super) fn from_pixels(pixels: &Tensor, size: FrameSize, first: u64) -> Result<Vec<Self>> {
+    /// `(frames, height, width, 3)` in `[0, 1]` to frames of `size`, the first at `place`.
+    pub(super) fn from_pixels(pixels: &Tensor, size: FrameSize, place: Place) -> Result<Vec<Self>> {
         let FrameSize { width, height } = size;
         let shape = [height as usize, width as usize, 3];
         if pixels.rank() != 4 || pixels.dims()[1..] != shape || shape.contains(&0) {
@@ -64,9 +78,11 @@ impl Frame {
         }
         let pixels = pixels.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
         with_slice(&pixels, |values| {
-            let frames = values.chunks_exact(shape.iter().product()).zip(first..);
+            let frames = values.chunks_exact(shape.iter().product()).zip(place.frame..);
             let frame = |(values, index): (&[f32], u64)| Self {
                 index,
+                block: place.block,
+                prompt: place.prompt.clone(),
                 width,
                 height,
                 rgb: values.iter().map(|&value| to_byte(value)).collect(),
@@ -89,9 +105,11 @@ mod tests {
     fn levels_are_rounded_and_saturate() -> Result<()> {
         let values = [-1.0f32, 0.0, 0.5, 1.0, 2.0, 0.001];
         let pixels = Tensor::new(&values, &Device::Cpu)?.reshape((2, 1, 1, 3))?;
-        let frames = Frame::from_pixels(&pixels, FrameSize { width: 1, height: 1 }, 7)?;
+        let place = Place { frame: 7, block: 2, ..Place::default() };
+        let frames = Frame::from_pixels(&pixels, FrameSize { width: 1, height: 1 }, place)?;
         assert_eq!(frames[0].rgb, [0, 0, 128]);
-        assert_eq!(frames[1], Frame { index: 8, width: 1, height: 1, rgb: vec![255, 255, 0] });
+        assert_eq!(frames[1].rgb, [255, 255, 0]);
+        assert_eq!((frames[1].index, frames[1].block), (8, 2));
         Ok(())
     }
 
@@ -99,7 +117,8 @@ mod tests {
     fn pictures_of_another_size_are_refused() {
         let refused = |shape: (usize, usize, usize, usize), width, height| {
             let pixels = Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-            let error = Frame::from_pixels(&pixels, FrameSize { width, height }, 0).unwrap_err();
+            let error = Frame::from_pixels(&pixels, FrameSize { width, height }, Place::default())
+                .unwrap_err();
             assert!(error.to_string().contains("expected frames of"), "{error}");
         };
         refused((1, 2, 3, 3), 2, 3);

@@ -11,6 +11,7 @@ pub mod flow;
 mod frames;
 mod gate;
 mod load;
+mod loading;
 pub mod noise;
 mod prompt;
 mod queue;
@@ -18,17 +19,19 @@ mod stream;
 mod weights;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use self::config::{Decoder, Dtype, GeneratorConfig};
 pub use self::error::{Error, Result};
 pub use self::frames::{Frame, FrameSize};
-pub use self::prompt::Prompt;
+pub use self::loading::Loading;
+pub use self::prompt::{AppliedPrompt, Prompt, PromptId};
 pub use self::weights::{WeightPaths, WeightsSource};
 
-use self::config::Plan;
+use self::config::{Plan, TEMPORAL_STRIDE};
 use self::queue::Popped;
 use self::stream::{Line, Threads};
-use crate::model::{FrameDecoder, TextEncoder, VideoModel};
+use crate::model::{FrameDecoder, Interrupt, TextEncoder, VideoModel};
 
 /// What a stream's frames look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +40,24 @@ pub struct VideoFormat {
     pub size: FrameSize,
     /// The rate at which the frames are meant to be shown.
     pub frames_per_second: u32,
+    /// Latent frames of a block.
+    pub frames_per_block: usize,
+}
+
+impl VideoFormat {
+    /// Index of the first frame of a block: the stream's first latent frame is one picture, each
+    /// later one four.
+    pub fn first_frame(&self, block: u64) -> u64 {
+        let latents = block.saturating_mul(self.frames_per_block as u64);
+        latents.saturating_mul(TEMPORAL_STRIDE as u64).saturating_sub(TEMPORAL_STRIDE as u64 - 1)
+    }
+
+    /// The first block of which no frame comes before that one.
+    pub fn block_from(&self, frame: u64) -> u64 {
+        let per_block = self.first_frame(2).saturating_sub(self.first_frame(1)).max(1);
+        let behind_first = frame.saturating_sub(self.first_frame(1)).div_ceil(per_block);
+        if frame == 0 { 0 } else { 1 + behind_first }
+    }
 }
 
 /// The networks that a generator runs; any family, any test double.
@@ -67,6 +88,13 @@ enum State {
     Broken,
 }
 
+impl Parts {
+    /// Loads what a configuration names; `interrupt` is honoured before each tensor.
+    pub fn load(config: &GeneratorConfig, interrupt: &Interrupt) -> Result<Self> {
+        load::parts(config, interrupt)
+    }
+}
+
 impl Generator {
     /// Loads the model and gets ready; the first frame is made when it is asked for.
     pub fn new(config: &GeneratorConfig) -> Result<Self> {
@@ -76,7 +104,7 @@ impl Generator {
 
     /// As [`new`](Self::new), with controls made before: loading can be cancelled through them.
     pub fn with_controls(config: &GeneratorConfig, controls: Controls) -> Result<Self> {
-        let parts = load::parts(config, controls.line.gate.interrupt())?;
+        let parts = Parts::load(config, controls.line.gate.interrupt())?;
         Self::from_parts(parts, config, controls)
     }
 
@@ -84,7 +112,8 @@ impl Generator {
     pub fn from_parts(parts: Parts, config: &GeneratorConfig, controls: Controls) -> Result<Self> {
         let frames_per_second = config.model.preset.fps;
         let plan = config.plan(parts.model.spec().clone())?;
-        let format = VideoFormat { size: plan.size, frames_per_second };
+        let frames_per_block = plan.cascade.frames_per_block;
+        let format = VideoFormat { size: plan.size, frames_per_second, frames_per_block };
         Ok(Self { state: State::Ready(parts), plan, format, controls })
     }
 
@@ -106,6 +135,22 @@ impl Generator {
             Popped::Item(frame) => frame.map(Some),
             Popped::End => Ok(None),
             Popped::Cancelled => Err(Error::Cancelled),
+        }
+    }
+
+    /// Waits until [`next_frame`](Self::next_frame) would not have to, at most so long; whether that
+    /// is so.
+    pub fn wait_frame(&mut self, timeout: Duration) -> Result<bool> {
+        self.start()?;
+        Ok(self.controls.line.frames.wait(timeout))
+    }
+
+    /// Ends the stream and gives the networks back, for another one.
+    pub fn into_parts(mut self) -> Result<Parts> {
+        self.stop()?;
+        match std::mem::replace(&mut self.state, State::Broken) {
+            State::Ready(parts) => Ok(parts),
+            _ => Err(Error::worker("stopping", candle_core::Error::msg("a thread was lost"))),
         }
     }
 
@@ -172,8 +217,26 @@ impl Controls {
     }
 
     /// Changes the prompt: at a tick boundary as soon as it is encoded, or from the block it names.
-    pub fn set_prompt(&self, prompt: impl Into<Prompt>) {
-        self.line.desk.submit(prompt.into());
+    /// Frames made under it say so.
+    pub fn set_prompt(&self, prompt: impl Into<Prompt>) -> PromptId {
+        self.line.desk.submit(prompt.into())
+    }
+
+    /// Lets no block from this one on start until they are let go: prompts for them are still to
+    /// come. `None`, as at first, lets all of them go.
+    pub fn hold(&self, block: Option<u64>) {
+        self.line.desk.hold(block);
+    }
+
+    /// Frames that wait to be read.
+    pub fn queued_frames(&self) -> usize {
+        self.line.frames.len()
+    }
+
+    /// Stops a blocked [`next_frame`](Generator::next_frame) at once, until
+    /// [`resume`](Self::resume); computation goes on.
+    pub fn wake(&self) {
+        self.line.frames.cancel(true);
     }
 
     /// Stops a blocked [`next_frame`](Generator::next_frame) at once, and all computation within a
@@ -187,5 +250,18 @@ impl Controls {
     pub fn resume(&self) {
         self.line.frames.cancel(false);
         self.line.gate.open();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_and_frames_name_each_other() {
+        let size = FrameSize { width: 16, height: 16 };
+        let format = VideoFormat { size, frames_per_second: 16, frames_per_block: 3 };
+        assert_eq!([0, 1, 2, 3].map(|block| format.first_frame(block)), [0, 9, 21, 33]);
+        assert_eq!([0, 1, 9, 10, 21, 22].map(|frame| format.block_from(frame)), [0, 1, 1, 2, 2, 3]);
     }
 }

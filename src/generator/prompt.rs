@@ -24,6 +24,20 @@ impl<T: Into<String>> From<T> for Prompt {
     }
 }
 
+/// Which of all prompts that a [`Controls`](super::Controls) was given, from 1 in their order; a
+/// stream's first one counts, too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PromptId(pub u64);
+
+/// A prompt that frames were made under.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AppliedPrompt {
+    /// As [`Controls::set_prompt`](super::Controls::set_prompt) returned it.
+    pub id: PromptId,
+    /// What it said.
+    pub text: String,
+}
+
 /// Where prompts wait: first for their encoding, then for their block.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
@@ -39,13 +53,15 @@ struct State {
     soon: Option<Slot>,
     /// By first block.
     scheduled: BTreeMap<u64, Slot>,
+    /// The first block that may not start yet.
+    hold: Option<u64>,
     next_id: u64,
     closed: bool,
 }
 
 #[derive(Debug)]
 struct Slot {
-    id: u64,
+    id: PromptId,
     text: String,
     embedding: Option<Result<TextEmbedding, Cause>>,
 }
@@ -53,13 +69,14 @@ struct Slot {
 /// A prompt that takes effect now.
 pub(super) struct Due {
     pub(super) text: Result<TextEmbedding, Cause>,
+    pub(super) prompt: AppliedPrompt,
     /// Whether it names the block that is about to start.
     pub(super) scheduled: bool,
 }
 
 /// A text to encode.
 pub(super) struct Job {
-    id: u64,
+    id: PromptId,
     pub(super) text: String,
 }
 
@@ -70,18 +87,26 @@ impl Desk {
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    pub(super) fn submit(&self, prompt: Prompt) {
+    pub(super) fn submit(&self, prompt: Prompt) -> PromptId {
         let mut state = self.lock();
+        let slot = state.slot(prompt.text);
+        let id = slot.id;
         match prompt.from_block {
             None => {
-                state.current.clone_from(&prompt.text);
-                state.soon = Some(state.slot(prompt.text));
+                state.current.clone_from(&slot.text);
+                state.soon = Some(slot);
             }
             Some(block) => {
-                let slot = state.slot(prompt.text);
                 state.scheduled.insert(block, slot);
             }
         }
+        self.changed.notify_all();
+        id
+    }
+
+    /// Blocks from this one on do not start before they are let go; `None` lets all go.
+    pub(super) fn hold(&self, block: Option<u64>) {
+        self.lock().hold = block;
         self.changed.notify_all();
     }
 
@@ -118,13 +143,15 @@ impl Desk {
         self.changed.notify_all();
     }
 
-    /// What a tick that starts `block` (`None`: no block) has to apply. It waits for a prompt that
-    /// is scheduled for the block; a sooner one it takes only when ready. The newest wins.
+    /// What a tick that starts `block` (`None`: no block) has to apply. It waits while the block is
+    /// held, and for a prompt that is scheduled for it; a sooner one it takes only when ready. The
+    /// newest wins.
     pub(super) fn due(&self, block: Option<u64>) -> Result<Option<Due>, Closed> {
         let after = block.map_or(0, |block| block + 1);
         let waiting = |state: &mut State| {
+            let held = state.hold.zip(block).is_some_and(|(hold, block)| block >= hold);
             let mut due = state.scheduled.range(..after);
-            due.any(|(_, slot)| slot.embedding.is_none()) && !state.closed
+            (held || due.any(|(_, slot)| slot.embedding.is_none())) && !state.closed
         };
         let mut state = self.wait_while(waiting);
         if state.closed {
@@ -136,15 +163,16 @@ impl Desk {
         let due =
             scheduled.map(|slot| (slot, true)).into_iter().chain(soon.map(|slot| (slot, false)));
         let Some((slot, scheduled)) = due.max_by_key(|(slot, _)| slot.id) else { return Ok(None) };
-        state.current = slot.text;
-        Ok(slot.embedding.map(|text| Due { text, scheduled }))
+        state.current.clone_from(&slot.text);
+        let prompt = AppliedPrompt { id: slot.id, text: slot.text };
+        Ok(slot.embedding.map(|text| Due { text, prompt, scheduled }))
     }
 
     /// Forgets what waits, but not the text of now, and opens again.
     pub(super) fn reset(&self) {
         let mut state = self.lock();
         let current = std::mem::take(&mut state.current);
-        *state = State { current, next_id: state.next_id, ..State::default() };
+        *state = State { current, hold: state.hold, next_id: state.next_id, ..State::default() };
     }
 
     pub(super) fn close(&self) {
@@ -165,7 +193,7 @@ impl Desk {
 impl State {
     fn slot(&mut self, text: String) -> Slot {
         self.next_id += 1;
-        Slot { id: self.next_id, text, embedding: None }
+        Slot { id: PromptId(self.next_id), text, embedding: None }
     }
 
     /// Slots that are not encoded yet, in the order in which they will be needed.
@@ -220,12 +248,30 @@ mod tests {
     #[test]
     fn scheduled_prompts_wait_for_their_block_and_the_latest_due_one_wins() {
         let desk = Desk::default();
-        [at(4, "four"), at(2, "x"), at(3, "yy")].into_iter().for_each(|prompt| desk.submit(prompt));
+        for prompt in [at(4, "four"), at(2, "x"), at(3, "yy")] {
+            desk.submit(prompt);
+        }
         (0..3).for_each(|_| encode(&desk));
         assert_eq!(due(&desk, 1), None);
         assert!(desk.due(None).unwrap().is_none());
         assert_eq!(due(&desk, 3), Some(2.0));
         assert_eq!(due(&desk, 9), Some(4.0));
+    }
+
+    #[test]
+    fn a_held_block_waits_until_it_is_let_go() {
+        let desk = Desk::default();
+        desk.hold(Some(2));
+        assert_eq!((due(&desk, 1), desk.due(None).unwrap().is_none()), (None, true));
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| due(&desk, 2));
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            assert!(!waiting.is_finished());
+            desk.submit(at(2, "late"));
+            encode(&desk);
+            desk.hold(None);
+            assert_eq!(waiting.join().unwrap(), Some(4.0));
+        });
     }
 
     #[test]

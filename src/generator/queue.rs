@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::gate::Closed;
 
@@ -65,6 +66,17 @@ impl<T> Queue<T> {
         item.map_or(Popped::End, Popped::Item)
     }
 
+    /// Waits until a reader would not have to, at most so long; whether that is so.
+    pub(super) fn wait(&self, timeout: Duration) -> bool {
+        let waits = |s: &mut State<T>| s.items.is_empty() && !s.ended && !s.closed && !s.cancelled;
+        let state = self.changed.wait_timeout_while(self.lock(), timeout, waits);
+        !state.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.lock().items.len()
+    }
+
     /// No further item will come.
     pub(super) fn end(&self) {
         self.change(|state| state.ended = true);
@@ -107,7 +119,6 @@ impl<T> Queue<T> {
 mod tests {
     use super::*;
     use std::thread;
-    use std::time::Duration;
 
     const MOMENT: Duration = Duration::from_millis(20);
 
@@ -140,6 +151,22 @@ mod tests {
             queue.cancel(false);
             assert_eq!(queue.pop(), Popped::Item(1));
         });
+    }
+
+    #[test]
+    fn waiting_ends_with_an_item_or_in_time() {
+        let queue = Queue::new(1);
+        assert!(!queue.wait(MOMENT));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(MOMENT);
+                queue.push(1).unwrap();
+            });
+            assert!(queue.wait(500 * MOMENT));
+        });
+        assert_eq!((queue.len(), queue.pop()), (1, Popped::Item(1)));
+        queue.end();
+        assert!(queue.wait(MOMENT));
     }
 
     #[test]

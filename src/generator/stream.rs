@@ -9,13 +9,21 @@ use candle_core::{Error as Cause, Tensor};
 use super::Parts;
 use super::config::Plan;
 use super::error::{Error, Result};
-use super::frames::{Frame, FrameSize};
+use super::frames::{Frame, FrameSize, Place};
 use super::gate::{Closed, Gate};
 use super::noise::SeededNoise;
-use super::prompt::Desk;
+use super::prompt::{AppliedPrompt, Desk, Due};
 use super::queue::{Popped, Queue};
-use crate::cascade::{Cascade, PromptPolicy};
+use crate::cascade::{Cascade, CleanBlock, PromptPolicy};
 use crate::model::{FrameDecoder, TextContext, TextEncoder, VideoModel};
+
+/// A block on its way to the decoder.
+#[derive(Debug)]
+struct Clean {
+    latent: Tensor,
+    index: u64,
+    prompt: Arc<AppliedPrompt>,
+}
 
 /// What the threads of a stream and its reader share.
 #[derive(Debug)]
@@ -23,8 +31,8 @@ pub(super) struct Line {
     pub(super) gate: Gate,
     pub(super) desk: Desk,
     pub(super) frames: Queue<Result<Frame>>,
-    /// One clean latent waits while another is decoded.
-    latents: Queue<Result<Tensor>>,
+    /// One clean block waits while another is decoded.
+    latents: Queue<Result<Clean>>,
 }
 
 impl Line {
@@ -138,7 +146,7 @@ impl Line {
     }
 }
 
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| text.to_string());
     let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
     format!("panicked: {}", text.unwrap_or_else(|| "no message".into()))
@@ -153,41 +161,65 @@ fn encode(encoder: &dyn TextEncoder, line: &Line) -> Result<(), Stop> {
 }
 
 fn denoise(model: &Arc<dyn VideoModel>, plan: &Plan, line: &Line) -> Result<(), Stop> {
-    let text = |embedding: Result<_, Cause>| -> Result<Arc<TextContext>, Stop> {
-        let context = embedding.and_then(|embedding| model.text_context(&embedding));
-        context.map(Arc::new).map_err(|cause| failed("encoding a prompt", cause))
-    };
     let first = line.desk.due(Some(0))?.ok_or(Stop::Closed)?;
     let noise = Arc::new(SeededNoise { seed: plan.seed });
-    let (text_of_first, config) = (text(first.text)?, plan.cascade.clone());
+    let mut heard = Heard::default();
+    let (text_of_first, config) = (heard.text(&**model, first)?, plan.cascade.clone());
     let mut cascade =
         Cascade::new(model.clone(), plan.schedule.clone(), noise, text_of_first, config);
     while !cascade.is_finished() {
         if let Some(due) = line.desk.due(cascade.admits())? {
             let policy = if due.scheduled { PromptPolicy::NextBlock } else { plan.prompt_policy };
-            cascade.set_text(text(due.text)?, policy);
+            cascade.set_text(heard.text(&**model, due)?, policy);
         }
         let block = line.gate.persist(|interrupt| cascade.tick(interrupt))?;
-        if let Some(block) = block.map_err(|cause| failed("denoising", cause))? {
-            log::debug!("block {} is clean", block.index);
-            line.latents.push(Ok(block.latent))?;
+        if let Some(CleanBlock { index, latent, text }) =
+            block.map_err(|cause| failed("denoising", cause))?
+        {
+            log::debug!("block {index} is clean");
+            line.latents.push(Ok(Clean { latent, index, prompt: heard.prompt(&text) }))?;
         }
     }
     Ok(())
 }
 
+/// The prompts that blocks in flight are conditioned on, and what each said.
+#[derive(Default)]
+struct Heard {
+    prompts: Vec<(Arc<TextContext>, Arc<AppliedPrompt>)>,
+}
+
+impl Heard {
+    /// What blocks are conditioned on from now on.
+    fn text(&mut self, model: &dyn VideoModel, due: Due) -> Result<Arc<TextContext>, Stop> {
+        let context = due.text.and_then(|embedding| model.text_context(&embedding));
+        let context = Arc::new(context.map_err(|cause| failed("encoding a prompt", cause))?);
+        // What nobody else holds any more was heard by the last block that could.
+        self.prompts.retain(|(context, _)| Arc::strong_count(context) > 1);
+        self.prompts.push((context.clone(), Arc::new(due.prompt)));
+        Ok(context)
+    }
+
+    fn prompt(&self, text: &Arc<TextContext>) -> Arc<AppliedPrompt> {
+        let heard = self.prompts.iter().find(|(context, _)| Arc::ptr_eq(context, text));
+        heard.map(|(_, prompt)| prompt.clone()).unwrap_or_default()
+    }
+}
+
 fn decode(decoder: &mut dyn FrameDecoder, size: FrameSize, line: &Line) -> Result<(), Stop> {
     let mut index = 0;
     loop {
-        let latents = match line.latents.pop() {
-            Popped::Item(latents) => latents.map_err(Stop::Failed)?,
+        let clean = match line.latents.pop() {
+            Popped::Item(clean) => clean.map_err(Stop::Failed)?,
             Popped::End | Popped::Cancelled => return Ok(()),
         };
+        let latents = &clean.latent;
         // One latent frame at a time: its frames leave before the next is decoded.
         for frame in 0..latents.dims().first().copied().unwrap_or(0) {
             let step = |interrupt: &_| decoder.step(&latents.narrow(0, frame, 1)?, interrupt);
             let pixels = line.gate.persist(step)?;
-            let frames = pixels.and_then(|pixels| Frame::from_pixels(&pixels, size, index));
+            let place = Place { frame: index, block: clean.index, prompt: clean.prompt.clone() };
+            let frames = pixels.and_then(|pixels| Frame::from_pixels(&pixels, size, place));
             for frame in frames.map_err(|cause| failed("decoding", cause))? {
                 index += 1;
                 line.frames.push(Ok(frame))?;

@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from .clips import HEIGHT, WIDTH, stored
+from .clips import HEIGHT, WIDTH, Clip, stored
 from .muon import Muon
 from .world import World
 
@@ -309,26 +309,33 @@ class CropConfig:
     batch: int = 4
     frames: int = 9
     side: int = 64
+    objects: float = 0.75  # share of the crops that have the object in them: it is what is hard
 
 
 def batches(run: Path, config: CropConfig, seed: int) -> Iterator[Tensor]:
     """Endless crops, (B, T, side, side, 3) in u8, of the clips in a folder."""
-    clips, rng = stored(run), np.random.default_rng((1, seed))
+    clips, rng, world = stored(run), np.random.default_rng((1, seed)), World(WIDTH, HEIGHT)
     while True:
-        chosen = rng.integers(0, len(clips), config.batch)
-        yield torch.from_numpy(np.stack([crop(clips[i], config, rng) for i in chosen]))
+        crops = []
+        for index in rng.integers(0, len(clips), config.batch):
+            first = int(rng.integers(0, clips.shape[1] - config.frames + 1))
+            frame = first + config.frames // 2
+            y, x = corner(world, Clip.number(int(index)), frame, config, rng)
+            moment = slice(first, first + config.frames)
+            crops.append(clips[index, moment, y : y + config.side, x : x + config.side])
+        yield torch.from_numpy(np.stack(crops))
 
 
-def crop(clip: np.ndarray, config: CropConfig, rng: np.random.Generator) -> np.ndarray:
-    """(T, side, side, 3) of (frames, H, W, 3): half the time, where much moves."""
-    first = rng.integers(0, len(clip) - config.frames + 1)
-    clip = np.asarray(clip[first : first + config.frames])
-    places = []
-    for _ in range(rng.choice([1, 4])):
-        y = rng.integers(0, clip.shape[1] - config.side + 1)
-        x = rng.integers(0, clip.shape[2] - config.side + 1)
-        places.append(clip[:, y : y + config.side, x : x + config.side])
-    return max(places, key=lambda place: np.abs(place[-1] - place[0].astype(np.int16)).sum())
+def corner(world: World, clip: Clip, frame: int, config: CropConfig, rng: np.random.Generator):
+    """Row and column of a crop: anywhere, or so that the object of a frame is in it."""
+    room = np.array([HEIGHT, WIDTH]) - config.side
+    place = rng.integers(0, room + 1)
+    if rng.random() < config.objects:
+        pose = clip.shown(world, frame)[1]
+        away = rng.integers(-config.side // 4, config.side // 4 + 1, 2)
+        centre = HEIGHT * np.array([pose.y, pose.x])
+        place = np.clip(centre - config.side // 2 + away, 0, room).astype(int)
+    return place
 
 
 def to_pixels(frames: Tensor, device: str) -> Tensor:

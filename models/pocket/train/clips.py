@@ -45,9 +45,15 @@ class Clip:
         scenes = (scene, after) if cut < BLOCKS else (scene,)
         return Clip(scenes, changes, cut, Variation.random(rng), first, is_start)
 
-    def frames(self, world: World) -> np.ndarray:
-        """`(FRAMES, H, W, 3)` in u8; block b is frames 12 b to 12 b + 11."""
-        frames = world.clip(self.cuts(), self.variation, self.first, FRAMES - self.skipped())
+    @staticmethod
+    def start(index: int) -> "Clip":
+        """A stream's start, of which only the first block is of interest."""
+        rng = np.random.default_rng((2027, index))
+        return Clip((seen_scene(rng),), (), BLOCKS, Variation.random(rng), 0, True)
+
+    def frames(self, world: World, count: int = FRAMES) -> np.ndarray:
+        """`(count, H, W, 3)` in u8; block b is frames 12 b to 12 b + 11."""
+        frames = world.clip(self.cuts(), self.variation, self.first, count - self.skipped())
         return np.concatenate([frames[:1]] * self.skipped() + [frames])
 
     def shown(self, world: World, frame: int) -> tuple[Scene, Pose]:

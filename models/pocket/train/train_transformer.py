@@ -34,6 +34,9 @@ from .transformer import Config, Sight, Slots, Text, Transformer
 
 BATCH = {"small": 8, "full": 4, "rollout": 4}
 PEAK_RATE = {"small": 3e-3, "full": 1.5e-3, "rollout": 5e-4}
+# Steps by what they learn. In most blocks of a stream nothing is new: those that a prompt decides
+# are learned apart.
+SHARES = {"starts": 0.4, "cuts": 0.25, "alone": 0.15, "cascade": 0.2}
 OBJECT_WEIGHT = 4.0  # of cells that the object touches, beside 1 for all
 EMA = 0.998
 
@@ -51,27 +54,48 @@ class Batch:
 class Data:
     """Clips, their latents and prompts."""
 
-    def __init__(self, run: Path, name: str, seed: int, device: str):
-        stored = np.load(run / f"{name}.npz")
-        self.latents, self.covers = stored["latents"], stored["covers"]
+    def __init__(self, run: Path, size: str, seed: int, device: str):
+        clips, starts = (np.load(run / f"{name}{size}.npz") for name in ("latents", "starts"))
+        self.latents, self.covers = clips["latents"], clips["covers"]
         self.clips = [Clip.number(index) for index in range(len(self.latents))]
+        self.start_latents, self.start_covers = starts["latents"], starts["covers"]
+        self.changed = [i for i, clip in enumerate(self.clips) if WINDOW <= clip.cut_block < BLOCKS]
+        self.first = [i for i, clip in enumerate(self.clips) if clip.is_start]
         self.encoder = TextEncoder(run / "text", device)
         self.rng, self.device = np.random.default_rng(seed), device
 
-    def batch(self, size: int) -> Batch:
-        chosen = self.rng.integers(0, len(self.clips), size)
+    def batch(self, size: int, from_start: bool = False) -> Batch:
+        """Whole clips; all of them the starts of streams, if it must be."""
+        chosen = self.rng.choice(self.first if from_start else len(self.clips), size)
         clips = [self.clips[index] for index in chosen]
-        x0 = torch.from_numpy(self.latents[chosen]).float().to(self.device)
-        covered = torch.from_numpy(self.covers[chosen]).float().to(self.device).unsqueeze(2)
-        weight = 1 + OBJECT_WEIGHT * covered
-        blocks = (BLOCKS, FRAMES_PER_BLOCK)
-        weight = weight.unflatten(1, blocks)
+        which = [[int(b >= clip.cut_block) for b in range(BLOCKS)] for clip in clips]
+        batch = self.blocks(clips, self.latents[chosen], self.covers[chosen], which)
         for number, clip in enumerate(clips):
             if not clip.is_start:
-                weight[number, 0] = 0  # nothing tells where in its motion a later block is
-        which = torch.tensor([[int(b >= clip.cut_block) for b in range(BLOCKS)] for clip in clips])
-        text = self.text([prompt for clip in clips for prompt in self.prompts(clip)], size)
-        return Batch(x0.unflatten(1, blocks), weight, text, which.to(self.device))
+                batch.weight[number, 0] = 0  # nothing tells where in its motion a later block is
+        return batch
+
+    def starts(self, size: int) -> Batch:
+        """First blocks of streams: all that they show comes from the prompt."""
+        chosen = self.rng.integers(0, len(self.start_latents), size)
+        clips = [Clip.start(int(index)) for index in chosen]
+        return self.blocks(clips, self.start_latents[chosen], self.start_covers[chosen], [[0]] * size)
+
+    def cuts(self, size: int) -> Batch:
+        """Blocks in which a prompt changes, behind a window of those before."""
+        chosen = self.rng.choice(self.changed, size)
+        clips = [self.clips[index] for index in chosen]
+        firsts = FRAMES_PER_BLOCK * np.array([[clip.cut_block - WINDOW] for clip in clips])
+        groups = firsts + np.arange(FRAMES_PER_BLOCK * (WINDOW + 1))
+        parts = (array[chosen[:, None], groups] for array in (self.latents, self.covers))
+        return self.blocks(clips, *parts, [[0] * WINDOW + [1]] * size)
+
+    def blocks(self, clips: list[Clip], latents: np.ndarray, covers: np.ndarray, which: list) -> Batch:
+        x0 = torch.from_numpy(latents).float().to(self.device)
+        covered = torch.from_numpy(covers).float().to(self.device).unsqueeze(2)
+        x0, covered = (part.unflatten(1, (-1, FRAMES_PER_BLOCK)) for part in (x0, covered))
+        text = self.text([prompt for clip in clips for prompt in self.prompts(clip)], len(clips))
+        return Batch(x0, 1 + OBJECT_WEIGHT * covered, text, torch.tensor(which).to(self.device))
 
     def text(self, prompts: list[str], size: int) -> Text:
         embedding, lengths = self.encoder.encode(prompts)
@@ -120,6 +144,7 @@ class Learner:
         self.model = Transformer(cfg).to(device)
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.peak, self.steps, self.seconds = PEAK_RATE[stage], 0, 0.0
+        self.recent: dict[str, list[float]] = {}
         matrices = [p for n, p in self.model.named_parameters() if is_hidden_matrix(n, p)]
         others = [p for n, p in self.model.named_parameters() if not is_hidden_matrix(n, p)]
         self.optimisers = [
@@ -127,8 +152,10 @@ class Learner:
             torch.optim.AdamW(others, lr=self.peak, betas=(0.9, 0.98), weight_decay=0.0),
         ]
 
-    def learn(self, loss: Tensor, progress: float) -> None:
-        loss.backward()
+    def learn(self, losses: dict[str, Tensor], progress: float) -> None:
+        for name, loss in losses.items():
+            loss.backward()
+            self.recent.setdefault(name, []).append(loss.item())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         rate = self.peak * min(1, (self.steps + 1) / 50) * (0.02 + 0.98 * falling(progress))
         for optimiser in self.optimisers:
@@ -200,6 +227,18 @@ def alone_loss(model: Transformer, batch: Batch, generator: torch.Generator) -> 
     return flow_loss(model(slots, past)[0], batch.x0, noise, batch.weight)
 
 
+def last_loss(model: Transformer, batch: Batch, generator: torch.Generator) -> Tensor:
+    """The last block of each clip, behind the clean ones before it."""
+    last = batch.x0.shape[1] - 1
+    past = keys_of(model, batch, spoiled(batch.x0), last) if last else None
+    x0, weight, which = (part[:, last:] for part in (batch.x0, batch.weight, batch.which))
+    sigma = schedule.random_sigmas(x0.shape[:2], generator).to(x0.device)
+    noise = torch.randn_like(x0)
+    sight = Sight((last,), (tuple(range(last + 1)),))
+    slots = Slots(mix(x0, noise, sigma), 1000 * sigma, sight, batch.text, which)
+    return flow_loss(model(slots, past)[0], x0, noise, weight)
+
+
 def cascade_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> Tensor:
     """The blocks in flight of one tick, at the noise levels that a timetable gives them."""
     stagger = int(rng.integers(1, 4))
@@ -222,22 +261,22 @@ def cascade_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> 
     return flow_loss(model(slots, kept)[0], x0, noise, weight)
 
 
-def rollout_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> Tensor:
-    """One step of each block of a rollout, whose past is the model's own but for the first block."""
-    loss, graded = torch.zeros((), device=batch.x0.device), 0
-    past = keys_of(model, batch, spoiled(batch.x0), 1)
-    for block in range(1, BLOCKS):
+def rollout_loss(model: Transformer, batch: Batch, rng: np.random.Generator, given: int) -> Tensor:
+    """One step of each block of a rollout, whose past is the model's own but for `given` blocks."""
+    loss = torch.zeros((), device=batch.x0.device)
+    past = keys_of(model, batch, spoiled(batch.x0), given) if given else None
+    for block in range(given, BLOCKS):
         learned = int(rng.integers(0, len(SIGMAS)))
-        x0, part, past = roll_block(model, batch, block, past, learned)
-        loss, graded = loss + part, graded + 1
-    return loss / graded
+        part, past = roll_block(model, batch, block, past, learned)
+        loss = loss + part
+    return loss / (BLOCKS - given)
 
 
-def roll_block(model: Transformer, batch: Batch, block: int, past: list, learned: int):
+def roll_block(model: Transformer, batch: Batch, block: int, past: list | None, learned: int):
     """Denoises one block and caches it; the gradient is that of one step."""
     target, weight = batch.x0[:, block : block + 1], batch.weight[:, block : block + 1]
     which, loss = batch.which[:, block : block + 1], None
-    count = past[0].k.shape[1]
+    count = past[0].k.shape[1] if past else 0
     sight = Sight((block,), (tuple(range(count + 1)),))
     x0 = torch.zeros_like(target)
     for step, sigma in enumerate(SIGMAS):
@@ -252,12 +291,15 @@ def roll_block(model: Transformer, batch: Batch, block: int, past: list, learned
         x0 = made.detach()
     with torch.no_grad():
         _, kv = model(Slots(x0, torch.zeros_like(level), sight, batch.text, which), past)
-    return x0, loss, [old.then(new).last(WINDOW) for old, new in zip(past, kv)]
+    if past:
+        kv = [old.then(new).last(WINDOW) for old, new in zip(past, kv)]
+    return loss, kv
 
 
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
-    data = Data(args.run, "latents_small" if args.stage == "small" else "latents", args.seed, args.device)
+    torch.set_num_threads(args.threads)
+    data = Data(args.run, "_small" if args.stage == "small" else "", args.seed, args.device)
     learner = Learner(Config(), args.stage, args.device)
     path = args.run / f"dit_{args.stage}.pt"
     if path.exists():
@@ -265,20 +307,11 @@ def train(args: argparse.Namespace) -> None:
     elif args.start:
         learner.start_from(args.start)
     generator = torch.Generator().manual_seed(args.seed + learner.steps)
-    budget, begun, recent, saved = 60 * args.minutes, time.time() - learner.seconds, [], 0.0
+    budget, begun, saved = 60 * args.minutes, time.time() - learner.seconds, 0.0
     while (seconds := time.time() - begun) < budget:
-        batch = data.batch(BATCH[args.stage])
-        if args.stage == "rollout":
-            loss = rollout_loss(learner.model, batch, data.rng)
-        elif data.rng.random() < 0.6:
-            loss = alone_loss(learner.model, batch, generator)
-        else:
-            loss = cascade_loss(learner.model, batch, data.rng)
-        learner.learn(loss, seconds / budget)
-        recent.append(loss.item())
+        learner.learn(stage_loss(args.stage, learner.model, data, generator), seconds / budget)
         if learner.steps % 25 == 0:
-            report(args, learner, seconds, recent)
-            recent.clear()
+            report(args, learner, seconds)
         if seconds - saved > 120:
             learner.seconds, saved = seconds, seconds
             learner.save(path)
@@ -286,9 +319,26 @@ def train(args: argparse.Namespace) -> None:
     learner.save(path)
 
 
-def report(args: argparse.Namespace, learner: Learner, seconds: float, recent: list[float]) -> None:
-    line = {"stage": args.stage, "step": learner.steps, "seconds": round(seconds),
-            "loss": round(sum(recent) / len(recent), 5)}
+def stage_loss(stage: str, model: Transformer, data: Data, generator: torch.Generator) -> dict[str, Tensor]:
+    """The loss of one step, by its name: what is learned is drawn by lot."""
+    size = BATCH[stage]
+    if stage == "rollout":
+        given = int(data.rng.integers(0, 2))
+        return {"rollout": rollout_loss(model, data.batch(size, from_start=not given), data.rng, given)}
+    drawn = str(data.rng.choice(list(SHARES), p=list(SHARES.values())))
+    losses = {
+        "starts": lambda: last_loss(model, data.starts(BLOCKS * size), generator),
+        "cuts": lambda: last_loss(model, data.cuts(BLOCKS * size // 2), generator),
+        "alone": lambda: alone_loss(model, data.batch(size), generator),
+        "cascade": lambda: cascade_loss(model, data.batch(size), data.rng),
+    }
+    return {drawn: losses[drawn]()}
+
+
+def report(args: argparse.Namespace, learner: Learner, seconds: float) -> None:
+    line = {"stage": args.stage, "step": learner.steps, "seconds": round(seconds)}
+    line |= {name: round(sum(values) / len(values), 4) for name, values in learner.recent.items()}
+    learner.recent.clear()
     print(json.dumps(line), flush=True)
     with (args.run / "dit.jsonl").open("a") as log:
         log.write(json.dumps(line) + "\n")
@@ -301,6 +351,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--start", type=Path, help="a checkpoint of the stage before")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1, help="one, and two trainings, are faster than two")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 

@@ -152,12 +152,14 @@ class Layer(nn.Module):
 
     def attend(self, x: Tensor, inputs: "LayerInputs", past: Kv | None) -> tuple[Tensor, Kv]:
         attn = self.self_attn
-        q = rotate(attn.query(x), inputs.turn)
         own = Kv(rotate(attn.key(x), inputs.turn), attn.value(x))
         kv = past.then(own) if past else own
+        # Unbound once: the gradient of each `x[:, slot]` would be a tensor of zeros as large as x.
+        q = rotate(attn.query(x), inputs.turn).unbind(1)
+        k, v = kv.k.unbind(1), kv.v.unbind(1)
         out: list[Tensor] = [x] * x.shape[1]
         for seen, slots in inputs.sight.groups().items():
-            answer = F.scaled_dot_product_attention(join(q, slots), join(kv.k, seen), join(kv.v, seen))
+            answer = F.scaled_dot_product_attention(join(q, slots), join(k, seen), join(v, seen))
             for slot, part in zip(slots, answer.chunk(len(slots), dim=-2)):
                 out[slot] = part
         return attn.merge(torch.stack(out, dim=1)), own
@@ -192,9 +194,9 @@ class LayerInputs:
     text: Context
 
 
-def join(x: Tensor, slots: list[int] | tuple[int, ...]) -> Tensor:
-    """`(B, slots, heads, tokens, d)` to `(B, heads, tokens of the named slots, d)`."""
-    return torch.cat([x[:, slot] for slot in slots], dim=-2)
+def join(x: tuple[Tensor, ...], slots: list[int] | tuple[int, ...]) -> Tensor:
+    """Slots of `(B, heads, tokens, d)` each to `(B, heads, tokens of the named slots, d)`."""
+    return torch.cat([x[slot] for slot in slots], dim=-2)
 
 
 def rotate(x: Tensor, turn: Tensor) -> Tensor:

@@ -22,7 +22,9 @@ use crate::{INTERRUPTED, is_cancelled};
 pub fn run(args: &Args) -> Result<()> {
     let (config, length) = args.config()?;
     let controls = Controls::new(&config)?;
-    args.prompts(length.blocks)?.into_iter().for_each(|prompt| controls.set_prompt(prompt));
+    for prompt in args.prompts(length.blocks)? {
+        controls.set_prompt(prompt);
+    }
     let mut output = Output::open(&args.output, &config, args.force)?;
     cancel_on_signals(controls.clone())?;
     let mut progress = Progress::new(&config, length.frames)?;

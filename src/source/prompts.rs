@@ -1,0 +1,187 @@
+//! Prompts as they come in, and what became of each.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use gstreamer as gst;
+
+use crate::generator::{AppliedPrompt, PromptId};
+
+/// Name of the upstream event that changes the prompt.
+pub const EVENT: &str = "blockcascade/prompt";
+/// Longest prompt, in bytes.
+const MAX_TEXT: usize = 16 << 10;
+/// Most prompts that wait for their frame.
+pub const MAX_WAITING: usize = 1024;
+/// Events whose numbers are remembered, to know them when they come by another branch.
+const MAX_SEEN: usize = 64;
+
+/// A prompt that somebody asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Request {
+    pub text: String,
+    /// When it shall take effect; else as soon as it can.
+    pub running_time: Option<gst::ClockTime>,
+    /// Given back in every answer.
+    pub id: Option<String>,
+}
+
+impl Request {
+    /// Any text that is not too long.
+    pub fn new(text: &str) -> Result<Self, String> {
+        if text.len() > MAX_TEXT {
+            return Err(format!("a prompt of {} bytes, expected at most {MAX_TEXT}", text.len()));
+        }
+        Ok(Self { text: text.into(), ..Self::default() })
+    }
+
+    /// From the fields of an event or a signal: `text`, `running-time` and `id`, no others.
+    pub fn parse(fields: &gst::StructureRef) -> Result<Self, String> {
+        let unknown = fields.fields().find(|name| !FIELDS.contains(&name.as_str()));
+        if let Some(name) = unknown {
+            return Err(format!("field {name}, expected one of {}", FIELDS.join(", ")));
+        }
+        let text = fields.get::<&str>("text").map_err(|error| error.to_string())?;
+        let running_time = fields.get_optional::<gst::ClockTime>("running-time");
+        let id = fields.get_optional::<String>("id").map_err(|error| error.to_string())?;
+        let running_time = running_time.map_err(|error| error.to_string())?;
+        Ok(Self { running_time, id, ..Self::new(text)? })
+    }
+}
+
+const FIELDS: [&str; 3] = ["text", "running-time", "id"];
+
+/// A prompt that was handed to the generator.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    pub prompt: PromptId,
+    pub request: Request,
+    /// The block that it names.
+    pub from_block: Option<u64>,
+    pub since: Instant,
+}
+
+/// What became of a prompt.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    pub request: Request,
+    pub since: Instant,
+    pub applied: bool,
+}
+
+/// The prompts that wait for their first frame, and which is shown.
+#[derive(Debug, Default)]
+pub struct Book {
+    waiting: VecDeque<Waiting>,
+    shown: Option<PromptId>,
+    seen: VecDeque<gst::Seqnum>,
+    pub applied: u64,
+    pub dropped: u64,
+    pub duplicates: u64,
+}
+
+impl Book {
+    /// Whether an event was seen before: it comes through every branch behind a tee.
+    pub fn is_duplicate(&mut self, number: gst::Seqnum) -> bool {
+        if self.seen.contains(&number) {
+            self.duplicates += 1;
+            return true;
+        }
+        self.seen.push_back(number);
+        if self.seen.len() > MAX_SEEN {
+            self.seen.pop_front();
+        }
+        false
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() >= MAX_WAITING
+    }
+
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    pub fn wait(&mut self, waiting: Waiting) {
+        self.waiting.push_back(waiting);
+    }
+
+    /// Whether a frame is the first of its prompt, and what that settles.
+    pub fn show(&mut self, prompt: &AppliedPrompt, block: u64) -> Option<Vec<Answer>> {
+        if self.shown.replace(prompt.id) == Some(prompt.id) {
+            return None;
+        }
+        let is_over = |waiting: &Waiting| match waiting.from_block {
+            None => waiting.prompt <= prompt.id,
+            Some(from_block) => waiting.prompt == prompt.id || from_block < block,
+        };
+        let (over, waiting) = self.waiting.drain(..).partition(is_over);
+        self.waiting = waiting;
+        let over: VecDeque<Waiting> = over;
+        let answers: Vec<_> = over
+            .into_iter()
+            .map(|Waiting { prompt: id, request, since, .. }| Answer {
+                request,
+                since,
+                applied: id == prompt.id,
+            })
+            .collect();
+        self.applied += answers.iter().filter(|answer| answer.applied).count() as u64;
+        self.dropped += answers.iter().filter(|answer| !answer.applied).count() as u64;
+        Some(answers)
+    }
+
+    /// Everything that still waits, when the stream ends.
+    pub fn close(&mut self) -> Vec<Answer> {
+        self.shown = None;
+        self.dropped += self.waiting.len() as u64;
+        let answer = |Waiting { request, since, .. }| Answer { request, since, applied: false };
+        self.waiting.drain(..).map(answer).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting(id: u64, from_block: Option<u64>) -> Waiting {
+        let request = Request { id: Some(id.to_string()), ..Request::default() };
+        Waiting { prompt: PromptId(id), request, from_block, since: Instant::now() }
+    }
+
+    fn shown(book: &mut Book, id: u64, block: u64) -> Option<Vec<(String, bool)>> {
+        let prompt = AppliedPrompt { id: PromptId(id), text: String::new() };
+        let answers = book.show(&prompt, block)?.into_iter();
+        Some(answers.map(|answer| (answer.request.id.unwrap(), answer.applied)).collect())
+    }
+
+    #[test]
+    fn a_prompt_is_answered_once_and_settles_those_before_it() {
+        let mut book = Book::default();
+        for (id, from_block) in [(2, None), (3, Some(9)), (4, None)] {
+            book.wait(waiting(id, from_block));
+        }
+        assert_eq!(shown(&mut book, 1, 0), Some(vec![]));
+        assert_eq!(shown(&mut book, 1, 1), None);
+        assert_eq!(shown(&mut book, 4, 2), Some(vec![("2".into(), false), ("4".into(), true)]));
+        assert_eq!(shown(&mut book, 3, 9), Some(vec![("3".into(), true)]));
+        assert_eq!((book.applied, book.dropped, book.len()), (2, 1, 0));
+    }
+
+    #[test]
+    fn what_waits_at_the_end_is_dropped() {
+        let mut book = Book::default();
+        book.wait(waiting(1, Some(99)));
+        assert_eq!(book.close().len(), 1);
+        assert_eq!((book.applied, book.dropped), (0, 1));
+    }
+
+    #[test]
+    fn an_event_is_new_once() {
+        let mut book = Book::default();
+        let number = gst::Seqnum::next();
+        assert_eq!([0, 1, 2].map(|_| book.is_duplicate(number)), [false, true, true]);
+        assert!(!book.is_duplicate(gst::Seqnum::next()));
+        assert_eq!(book.duplicates, 2);
+    }
+}

@@ -1,0 +1,491 @@
+//! `blockcascadesrc` from outside, on the embedded model.
+
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use gstblockcascade::checkpoint::Manifest;
+use gstblockcascade::generator::{Generator, GeneratorConfig};
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_check::Harness;
+use gstreamer_video as gst_video;
+
+/// No test may hang: what waits longer than this has failed.
+const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(60);
+/// Frames of the first block and of every later one.
+const BLOCKS: [u64; 2] = [9, 12];
+
+fn init() {
+    static INIT: Once = Once::new();
+    INIT.call_once(|| {
+        gst::init().unwrap();
+        gstblockcascade::register_static().unwrap();
+    });
+}
+
+fn element(properties: &str) -> gst::Element {
+    init();
+    gst::parse::launch(&format!("blockcascadesrc name=src {properties}")).unwrap()
+}
+
+/// A source that is asked for RGB, and plays.
+fn playing(properties: &str) -> (gst::Element, Harness) {
+    playing_as(properties, "video/x-raw, format=RGB")
+}
+
+/// A source that is asked for certain caps, and plays. A harness alone starts an element that has
+/// a sink pad, even one on request, before caps can be asked for.
+fn playing_as(properties: &str, caps: &str) -> (gst::Element, Harness) {
+    init();
+    let line =
+        format!("blockcascadesrc name=src {properties} ! capsfilter name=caps caps=\"{caps}\"");
+    let bin = gst::parse::bin_from_description(&line, true).unwrap();
+    let element = bin.by_name("src").unwrap();
+    let mut harness = Harness::with_element(&bin, None, Some("src"));
+    harness.use_systemclock();
+    harness.play();
+    (element, harness)
+}
+
+fn bytes(buffer: &gst::Buffer) -> Vec<u8> {
+    buffer.map_readable().unwrap().as_slice().to_vec()
+}
+
+fn pull(harness: &mut Harness, count: usize) -> Vec<gst::Buffer> {
+    (0..count).map(|_| harness.pull().unwrap()).collect()
+}
+
+fn field(buffer: &gst::Buffer, name: &str) -> u64 {
+    let meta = gst::meta::CustomMeta::from_buffer(buffer, "GstBlockCascadeMeta").unwrap();
+    meta.structure().get(name).unwrap()
+}
+
+fn errors(element: &gst::Element) -> Vec<glib::Error> {
+    let bus = element.bus().unwrap();
+    let errors = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Error]));
+    errors
+        .map(|message| match message.view() {
+            gst::MessageView::Error(error) => error.error(),
+            _ => unreachable!("filtered"),
+        })
+        .collect()
+}
+
+/// An element with a bus of its own, and what became of starting it.
+fn started(properties: &str) -> (gst::Element, bool) {
+    let element = element(properties);
+    element.set_bus(Some(&gst::Bus::new()));
+    let is_started = element.set_state(gst::State::Paused).is_ok();
+    (element, is_started)
+}
+
+#[test]
+fn frames_have_exact_times_numbers_and_places() {
+    let (_, mut harness) = playing("seed=3 num-buffers=24");
+    let second = gst::ClockTime::SECOND;
+    for (buffer, n) in pull(&mut harness, 24).iter().zip(0u64..) {
+        assert_eq!(buffer.pts(), Some(n * second / 16));
+        assert_eq!(buffer.duration(), Some(second / 16));
+        assert_eq!((buffer.offset(), buffer.offset_end()), (n, n + 1));
+        assert_eq!(buffer.dts(), None);
+        assert_eq!(field(buffer, "frame"), n);
+        let block = if n < BLOCKS[0] { 0 } else { 1 + (n - BLOCKS[0]) / BLOCKS[1] };
+        assert_eq!((field(buffer, "block"), field(buffer, "seed")), (block, 3));
+    }
+    let events = std::iter::from_fn(|| harness.try_pull_event());
+    assert!(events.into_iter().any(|event| event.type_() == gst::EventType::Eos));
+}
+
+#[test]
+fn frames_are_the_generators_own() {
+    let mut config = GeneratorConfig::new(Manifest::named("pocket").unwrap());
+    (config.prompt, config.seed) = ("a red ball".into(), 5);
+    let generator = Generator::new(&config).unwrap();
+    let expected: Vec<_> = generator.take(12).map(|frame| frame.unwrap().rgb).collect();
+    let (_, mut harness) = playing("seed=5 prompt=\"a red ball\"");
+    let got: Vec<_> = pull(&mut harness, 12).iter().map(bytes).collect();
+    assert!(expected == got);
+}
+
+#[test]
+fn a_seed_decides_and_minus_one_is_told() {
+    let first = |seed: &str| {
+        let (element, mut harness) = playing(seed);
+        let frame = bytes(&harness.pull().unwrap());
+        let stats = element.property::<gst::Structure>("stats");
+        (frame, stats.get::<u64>("seed").unwrap())
+    };
+    let [(one, _), (again, _), (two, _)] = ["seed=1", "seed=1", "seed=2"].map(first);
+    assert!(one == again && one != two);
+    let (random, seed) = first("seed=-1");
+    assert!(first(&format!("seed={seed}")).0 == random);
+}
+
+#[test]
+fn the_native_format_is_chosen_and_told_in_full() {
+    let mut harness = Harness::with_element(&element("seed=0"), None, Some("src"));
+    harness.play();
+    harness.pull().unwrap();
+    let caps = harness.sinkpad().unwrap().current_caps().unwrap();
+    let info = gst_video::VideoInfo::from_caps(&caps).unwrap();
+    assert_eq!((info.width(), info.height()), (192, 112));
+    assert_eq!(
+        (info.format(), info.fps()),
+        (gst_video::VideoFormat::I420, gst::Fraction::new(16, 1))
+    );
+    let fields = caps.structure(0).unwrap();
+    for name in ["colorimetry", "chroma-site", "pixel-aspect-ratio", "interlace-mode"] {
+        assert!(fields.has_field(name), "{name} is left open");
+    }
+}
+
+#[test]
+fn any_size_and_rate_that_downstream_asks_for() {
+    let caps = "video/x-raw, width=64, height=48, framerate=30000/1001";
+    let (_, mut harness) = playing_as("seed=0", caps);
+    let buffers = pull(&mut harness, 10);
+    assert_eq!(buffers[0].size(), 64 * 48 * 3 / 2);
+    assert_eq!(buffers[9].pts(), Some(gst::ClockTime::from_nseconds(9 * 1_001_000_000 / 30)));
+}
+
+#[test]
+fn format_and_rate_may_change_while_it_plays_but_not_the_size() {
+    let (_, mut harness) = playing("seed=0");
+    pull(&mut harness, 12);
+    let bin = harness.element().unwrap().downcast::<gst::Bin>().unwrap();
+    let filter = bin.by_name("caps").unwrap();
+    let caps = |text: &str| filter.set_property("caps", text.parse::<gst::Caps>().unwrap());
+    caps("video/x-raw, format=NV12, framerate=32/1");
+    let buffers = pull(&mut harness, 200);
+    let changed = buffers.iter().position(|b| b.size() == 192 * 112 * 3 / 2).unwrap();
+    let duration = |n: usize| buffers[n].duration().unwrap();
+    assert_eq!(duration(changed), gst::ClockTime::SECOND / 32);
+    for n in 1..200 {
+        assert_eq!(buffers[n].pts(), Some(buffers[n - 1].pts().unwrap() + duration(n - 1)));
+    }
+    let caps = filter.static_pad("sink").unwrap().peer_query_caps(None);
+    assert!(caps.iter().all(|fields| fields.get("width") == Ok(192)), "{caps}");
+}
+
+#[test]
+fn every_format_looks_like_videoconverts() {
+    let convert = |tail: &str| {
+        let line = format!(
+            "blockcascadesrc seed=4 num-buffers=1 ! {tail} ! fakesink name=sink signal-handoffs=true"
+        );
+        init();
+        let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let sink = pipeline.by_name("sink").unwrap();
+        sink.connect("handoff", false, move |args| {
+            let _ = sender.send(bytes(&args[1].get::<gst::Buffer>().unwrap()));
+            None
+        });
+        pipeline.set_state(gst::State::Playing).unwrap();
+        let frame = receiver.recv_timeout(PATIENCE.into()).unwrap();
+        pipeline.set_state(gst::State::Null).unwrap();
+        frame
+    };
+    for format in ["I420", "NV12", "RGBA", "RGBx", "BGRx"] {
+        let caps = format!("video/x-raw,format={format}");
+        let (ours, theirs) = (
+            convert(&caps),
+            convert(&format!("video/x-raw,format=RGB ! videoconvert dither=none ! {caps}")),
+        );
+        let luma = if format.ends_with("12") || format == "I420" { 192 * 112 } else { ours.len() };
+        let far = |(a, b): (&u8, &u8)| a.abs_diff(*b) > 2;
+        let wrong = ours[..luma].iter().zip(&theirs[..luma]).filter(|&pair| far(pair)).count();
+        assert_eq!((ours.len(), wrong), (theirs.len(), 0), "{format}");
+    }
+}
+
+#[test]
+fn a_prompt_is_applied_at_a_block_and_everybody_is_told() {
+    let (element, mut harness) = playing("seed=0 prompt=\"a red ball\" queue-blocks=1");
+    harness.pull().unwrap();
+    element.set_property("prompt", "a blue cube");
+    let mut buffers = Vec::new();
+    while element.property::<Option<String>>("current-prompt").as_deref() != Some("a blue cube") {
+        buffers.extend(pull(&mut harness, 1));
+        assert!(buffers.len() < 200, "the prompt never came");
+    }
+    let events = std::iter::from_fn(|| harness.try_pull_event()).collect::<Vec<_>>();
+    let applied = events.iter().find_map(|event| {
+        event.structure().filter(|fields| fields.name() == "blockcascade/prompt-applied")
+    });
+    let applied = applied.unwrap();
+    assert_eq!(applied.get::<&str>("text"), Ok("a blue cube"));
+    let frame = applied.get::<u64>("frame").unwrap();
+    assert_eq!((frame - BLOCKS[0]) % BLOCKS[1], 0, "frame {frame} is not a block's first");
+    assert_eq!(applied.get::<u64>("pts"), Ok(frame * 62_500_000));
+    assert!(events.iter().any(|event| gst_video::ForceKeyUnitEvent::is(event)));
+}
+
+#[test]
+fn prompts_come_by_signal_and_event_and_name_their_time() {
+    let (element, mut harness) = playing("seed=0 prompt-policy=next-block");
+    let options = gst::Structure::builder("options")
+        .field("running-time", 2 * gst::ClockTime::SECOND)
+        .field("id", "later")
+        .build();
+    assert!(element.emit_by_name::<bool>("set-prompt", &[&"a star", &options]));
+    let buffers = pull(&mut harness, 40);
+    let prompt = |n: usize| field(&buffers[n], "prompt-id");
+    // Frame 32 is due at 2 s; the first block that starts there starts at frame 33.
+    assert!(prompt(32) == prompt(0) && prompt(33) != prompt(32));
+    let event = |fields: gst::Structure| gst::event::CustomUpstream::new(fields);
+    let now = event(gst::Structure::builder("blockcascade/prompt").field("text", "a ring").build());
+    assert!(harness.push_upstream_event(now.clone()));
+    assert!(element.send_event(now), "the same event again is no failure");
+    let stats = element.property::<gst::Structure>("stats");
+    assert_eq!(stats.get::<u64>("duplicate-events"), Ok(1));
+    for wrong in [
+        gst::Structure::builder("blockcascade/prompt").build(),
+        gst::Structure::builder("blockcascade/prompt").field("text", 7).build(),
+        gst::Structure::builder("blockcascade/prompt")
+            .field("text", "x")
+            .field("mode", "cut")
+            .build(),
+        gst::Structure::builder("blockcascade/prompt").field("text", "x".repeat(1 << 20)).build(),
+    ] {
+        assert!(!element.send_event(event(wrong)));
+    }
+    assert!(
+        !element
+            .emit_by_name::<bool>("set-prompt", &[&"x".repeat(1 << 20), &None::<gst::Structure>])
+    );
+}
+
+#[test]
+fn odd_prompts_are_shown_like_others() {
+    for prompt in ["", "🦊 一只红狐狸", &"ball ".repeat(2_000)] {
+        let mut harness = Harness::with_element(&element("seed=0"), None, Some("src"));
+        harness.element().unwrap().set_property("prompt", prompt);
+        harness.play();
+        assert!(harness.pull().is_ok(), "{prompt:.20}");
+    }
+}
+
+#[test]
+fn a_live_source_waits_for_the_clock() {
+    let element = element("is-live=true seed=0");
+    let mut harness = Harness::with_element(&element, None, Some("src"));
+    harness.use_testclock();
+    harness.play();
+    let clock = harness.testclock().unwrap();
+    for n in 0..4u64 {
+        harness.crank_single_clock_wait().unwrap();
+        let buffer = harness.pull().unwrap();
+        assert_eq!(buffer.pts(), Some(n * gst::ClockTime::SECOND / 16));
+        assert!(Some(clock.time()) >= buffer.pts());
+    }
+    assert_eq!(harness.query_latency(), Some(gst::ClockTime::SECOND / 16));
+}
+
+#[test]
+fn an_underrun_is_resynced_repeated_or_a_gap() {
+    // Faster than a CPU makes frames.
+    let caps = "video/x-raw, width=192, height=112, framerate=240/1";
+    for policy in ["resync", "repeat", "gap"] {
+        let properties = format!("is-live=true seed=0 underrun-policy={policy}");
+        let (element, mut harness) = playing_as(&properties, caps);
+        let buffers = pull(&mut harness, 24);
+        let times: Vec<_> = buffers.iter().map(|buffer| buffer.pts().unwrap()).collect();
+        assert!(times.is_sorted_by(|a, b| a < b), "{policy}: {times:?}");
+        let stats = element.property::<gst::Structure>("stats");
+        assert!(stats.get::<u64>("underruns").unwrap() > 0, "{policy}");
+        let repeats = buffers.windows(2).filter(|w| field(&w[0], "frame") == field(&w[1], "frame"));
+        assert_eq!(repeats.count() > 0, policy == "repeat");
+        let is_discont = |b: &gst::Buffer| b.flags().contains(gst::BufferFlags::DISCONT);
+        assert_eq!(buffers[1..].iter().any(is_discont), policy != "repeat", "{policy}");
+    }
+}
+
+#[test]
+fn length_is_known_with_num_buffers_and_nothing_seeks() {
+    let (element, mut harness) = playing("num-buffers=32 seed=0");
+    harness.pull().unwrap();
+    assert_eq!(element.query_duration::<gst::ClockTime>(), Some(2 * gst::ClockTime::SECOND));
+    let mut seeking = gst::query::Seeking::new(gst::Format::Time);
+    assert!(element.query(&mut seeking));
+    assert!(!seeking.result().0);
+    drop(harness);
+    let (element, mut endless) = playing("seed=0");
+    endless.pull().unwrap();
+    assert_eq!(element.query_duration::<gst::ClockTime>(), None);
+}
+
+#[test]
+fn a_stream_stops_while_a_block_is_made() {
+    let (element, mut harness) = playing_as("seed=0", "video/x-raw, width=1024, height=1024");
+    std::thread::sleep(Duration::from_millis(300)); // a block of this size takes minutes
+    let begun = Instant::now();
+    harness.push_upstream_event(gst::event::FlushStart::new());
+    harness.push_upstream_event(gst::event::FlushStop::new(true));
+    drop(harness);
+    element.set_state(gst::State::Null).unwrap();
+    assert!(begun.elapsed() < Duration::from(PATIENCE));
+}
+
+#[test]
+fn bad_settings_are_one_error_at_once_and_the_next_start_works() {
+    use gst::ResourceError::{NotFound, Settings};
+    let folder = tempfile::tempdir().unwrap();
+    let empty = format!("model={}", folder.path().display());
+    let cases = [
+        ("model=nope", NotFound),
+        ("model=nowhere.toml", NotFound),
+        ("model=self-forcing-1.3b", NotFound),
+        (empty.as_str(), Settings),
+        ("devices=abacus", Settings),
+        ("cascade-width=9", Settings),
+        ("decoder=tiny", Settings),
+        ("denoising-steps=<250,500>", Settings),
+    ];
+    for (properties, domain) in cases {
+        let (element, is_started) = started(properties);
+        assert!(!is_started, "{properties}");
+        let errors = errors(&element);
+        assert_eq!(errors.len(), 1, "{properties}: {errors:?}");
+        assert!(errors[0].matches(domain), "{properties}: {:?}", errors[0]);
+        element.set_state(gst::State::Null).unwrap();
+    }
+    let (element, _) = started("cascade-width=9");
+    element.set_state(gst::State::Null).unwrap();
+    element.set_property("cascade-width", 2u32);
+    let mut harness = Harness::with_element(&element, None, Some("src"));
+    harness.play();
+    harness.pull().unwrap();
+}
+
+#[test]
+fn states_change_in_any_order() {
+    let (element, _) = started("seed=0 is-live=true");
+    let states = [gst::State::Null, gst::State::Ready, gst::State::Paused, gst::State::Playing];
+    let mut harness = Harness::with_element(&element, None, Some("src"));
+    harness.set_drop_buffers(true);
+    let mut number = 12345u32;
+    for _ in 0..200 {
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        element.set_state(states[(number >> 16) as usize % states.len()]).unwrap();
+    }
+    element.set_state(gst::State::Null).unwrap();
+    assert_eq!(errors(&element), []);
+}
+
+#[test]
+fn networks_are_kept_until_null() {
+    let count = |from: gst::State| {
+        let (element, _) = started("seed=0");
+        let mut harness = Harness::with_element(&element, None, Some("src"));
+        let mut loads = 0;
+        for _ in 0..2 {
+            harness.play();
+            harness.pull().unwrap();
+            element.set_state(from).unwrap();
+            let bus = element.bus().unwrap();
+            let messages = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Progress]));
+            loads += messages
+                .filter(|message| match message.view() {
+                    gst::MessageView::Progress(progress) => {
+                        progress.type_() == gst::ProgressType::Start
+                    }
+                    _ => false,
+                })
+                .count();
+        }
+        loads
+    };
+    assert_eq!(count(gst::State::Ready), 1);
+    assert_eq!(count(gst::State::Null), 2);
+}
+
+#[test]
+fn properties_and_prompts_from_several_threads() {
+    let (element, mut harness) = playing("seed=0 prompt-policy=next-block");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let element = &element;
+            scope.spawn(move || {
+                for n in 0..200 {
+                    element.set_property("prompt", format!("prompt {n} of {thread}"));
+                    element.property::<gst::Structure>("stats");
+                    element.property::<Option<String>>("current-prompt");
+                }
+            });
+        }
+        pull(&mut harness, 24);
+    });
+    pull(&mut harness, 48);
+    let stats = element.property::<gst::Structure>("stats");
+    let settled = ["prompts-applied", "prompts-dropped", "prompts-queued"];
+    let sum: u64 = settled.into_iter().map(|name| stats.get::<u64>(name).unwrap()).sum();
+    assert_eq!(sum, 800, "{stats:?}");
+}
+
+/// Frames' prompts of a stream whose prompts come as subtitles, and a checksum of its pictures.
+fn story(properties: &str) -> (Vec<u64>, u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("story.srt");
+    let text = "1\n00:00:00,000 --> 00:00:01,000\na red ball\n\n\
+                2\n00:00:01,000 --> 00:00:02,500\na <i>blue</i> cube\n\n";
+    std::fs::write(&file, text).unwrap();
+    init();
+    let line = format!(
+        "blockcascadesrc name=src seed=7 num-buffers=48 {properties} ! video/x-raw,format=RGB !
+         fakesink name=sink signal-handoffs=true
+         filesrc location={} ! subparse ! queue ! src.prompt",
+        file.display()
+    );
+    let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
+    let frames = std::sync::Arc::new(std::sync::Mutex::new((Vec::new(), 0u64)));
+    let seen = frames.clone();
+    pipeline.by_name("sink").unwrap().connect("handoff", false, move |args| {
+        let buffer = args[1].get::<gst::Buffer>().unwrap();
+        let (prompts, sum) = &mut *seen.lock().unwrap();
+        prompts.push(field(&buffer, "prompt-id"));
+        for byte in bytes(&buffer) {
+            *sum = sum.wrapping_mul(31).wrapping_add(byte.into());
+        }
+        None
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
+    let end = pipeline.bus().unwrap().timed_pop_filtered(PATIENCE, &kinds).unwrap();
+    assert_eq!(end.type_(), gst::MessageType::Eos, "{end:?}");
+    pipeline.set_state(gst::State::Null).unwrap();
+    let frames = frames.lock().unwrap();
+    frames.clone()
+}
+
+#[test]
+fn subtitles_are_prompts_and_the_same_every_time() {
+    let (prompts, sum) = story("");
+    let changes: Vec<_> = (1..48).filter(|&n| prompts[n] != prompts[n - 1]).collect();
+    assert_eq!(changes, [21], "the first block that starts at 1 s or later starts at frame 21");
+    for properties in ["", "queue-blocks=8", "queue-blocks=1"] {
+        assert_eq!(story(properties).1, sum, "{properties}");
+    }
+}
+
+#[test]
+fn the_text_pad_takes_what_comes() {
+    let source = element("seed=0 wait-prompt=false");
+    source.set_bus(Some(&gst::Bus::new()));
+    let mut harness = Harness::with_element(&source, None, Some("src"));
+    harness.add_element_sink_pad(&source.request_pad_simple("prompt").unwrap());
+    harness.set_src_caps_str("text/x-raw, format=utf8");
+    harness.play();
+    harness.pull().unwrap();
+    for text in [&b"a cube"[..], b"", b"\xff\xfe", &[b'x'; 1 << 20], b"a star\n"] {
+        harness.push(gst::Buffer::from_slice(text.to_vec())).unwrap();
+    }
+    harness.push_event(gst::event::Eos::new());
+    pull(&mut harness, 60);
+    assert_eq!(source.property::<Option<String>>("current-prompt").as_deref(), Some("a star"));
+    let bus = source.bus().unwrap();
+    let warnings = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Warning])).count();
+    assert_eq!(warnings, 2);
+}
