@@ -1,0 +1,13 @@
+#!/bin/sh
+# pipelines/live-prompt.sh ["a first prompt"]
+# Type a prompt and press Enter while it plays; Ctrl-D ends typing, Ctrl-C the stream.
+# SINK replaces the window, for example SINK="fakesink sync=true".
+. "$(dirname "$0")/common.sh"
+
+build
+need autovideosink gstreamer1.0-plugins-good
+echo "type prompts, one a line"
+# shellcheck disable=SC2086 # a line of words
+play blockcascadesrc name=src is-live=true underrun-policy=repeat model="${MODEL:-pocket}" \
+    prompt="$(quoted "${1:-}")" ! queue ! videoconvert ! ${SINK:-autovideosink} \
+    fdsrc ! text/x-raw,format=utf8 ! src.prompt
