@@ -489,3 +489,30 @@ fn the_text_pad_takes_what_comes() {
     let warnings = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Warning])).count();
     assert_eq!(warnings, 2);
 }
+
+/// Every launch line of the documentation, cut short, without a window.
+#[test]
+fn launch_lines_of_the_documentation_run() {
+    init();
+    let folder = tempfile::tempdir().unwrap();
+    let story = folder.path().join("story.srt");
+    std::fs::write(&story, "1\n00:00:00,000 --> 00:00:01,000\na ball\n\n").unwrap();
+    let texts = [include_str!("../README.md"), include_str!("../src/source/mod.rs")];
+    let lines = texts.iter().flat_map(|text| text.lines());
+    let lines = lines.filter_map(|line| Some(line.split_once("gst-launch-1.0 ")?.1));
+    let mut count = 0;
+    for line in lines {
+        let line = line
+            .replace("blockcascadesrc ", "blockcascadesrc num-buffers=6 ")
+            .replace("autovideosink", "fakesink")
+            .replace("story.srt", story.to_str().unwrap());
+        let pipeline = gst::parse::launch(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        pipeline.set_state(gst::State::Playing).unwrap();
+        let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
+        let end = pipeline.bus().unwrap().timed_pop_filtered(PATIENCE, &kinds);
+        pipeline.set_state(gst::State::Null).unwrap();
+        assert_eq!(end.map(|end| end.type_()), Some(gst::MessageType::Eos), "{line}");
+        count += 1;
+    }
+    assert!(count >= 5, "{count} lines");
+}

@@ -58,6 +58,8 @@ struct Stream {
     load_time: Option<Duration>,
     info: Option<gst_video::VideoInfo>,
     pace: Pace,
+    /// A generator was built for the size in `info`: it cannot change any more.
+    is_settled: bool,
     /// Number of the coming buffer.
     slot: u64,
     book: Book,
@@ -250,6 +252,7 @@ impl BaseSrcImpl for BlockCascadeSrc {
             load_time: None,
             info: None,
             pace,
+            is_settled: false,
             slot: 0,
             book: Book::default(),
             early: Vec::new(),
@@ -436,6 +439,7 @@ impl BlockCascadeSrc {
         };
         if let Some(stream) = lock(&self.stream).as_mut() {
             stream.loading = None;
+            stream.is_settled = true;
         }
         Generator::from_parts(parts, &config, controls)
     }
@@ -876,10 +880,10 @@ impl BlockCascadeSrc {
             .map(|stream| stream.pace.span(buffers))
     }
 
-    /// Size of the frames, once some were made: from then on it cannot change.
+    /// Size of the frames, once it cannot change any more.
     fn settled_size(&self) -> Option<FrameSize> {
         let stream = lock(&self.stream);
-        let stream = stream.as_ref().filter(|stream| stream.slot > 0)?;
+        let stream = stream.as_ref().filter(|stream| stream.is_settled)?;
         stream.info.as_ref().map(caps::size)
     }
 }

@@ -22,7 +22,33 @@ use gstreamer_base as gst_base;
 const FRAME_META: &str = "GstBlockCascadeMeta";
 
 glib::wrapper! {
-    /// The source element.
+    /// `blockcascadesrc`: turns prompts into raw video, live or as fast as the model goes.
+    ///
+    /// ```text
+    /// gst-launch-1.0 blockcascadesrc prompt="a red ball bounces on a beach" ! videoconvert ! autovideosink
+    /// gst-launch-1.0 blockcascadesrc is-live=true underrun-policy=repeat ! queue ! videoconvert ! autovideosink
+    /// gst-launch-1.0 blockcascadesrc seed=7 cascade-width=3 ! video/x-raw,format=NV12,framerate=30/1 ! fakesink
+    /// ```
+    ///
+    /// Loading starts in READY and goes on while the state changes; PROGRESS messages (`loading`) tell
+    /// how it goes. The networks are kept until NULL. Timestamps follow the frame number and never
+    /// drift; a frame's meta `GstBlockCascadeMeta` says which block and prompt it is of.
+    ///
+    /// # Prompts
+    ///
+    /// All ways end in one queue. A prompt takes effect at a block's first frame; who does not name a
+    /// time gets the next one that can still be changed.
+    ///
+    /// - the property `prompt`;
+    /// - the action signal `set-prompt (text, options)`;
+    /// - the upstream event `blockcascade/prompt`, from any element or by `send_event`;
+    /// - the request pad `prompt`, `text/x-raw`: `filesrc ! subparse ! queue ! src.prompt`. Unless the
+    ///   source is live, no block is made before the text for it is known, so that the same text gives
+    ///   the same frames.
+    ///
+    /// Options of the signal and fields of the event: `text`, `running-time` (when) and `id` (given
+    /// back). The element messages and downstream events `blockcascade/prompt-applied` and
+    /// `-dropped` answer each, with the frame, block and time; encoders are asked for a key frame.
     pub struct BlockCascadeSrc(ObjectSubclass<imp::BlockCascadeSrc>)
         @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object,
         @implements gst::Preset;

@@ -199,7 +199,8 @@ impl Settings {
     }
 
     fn chosen_seed(&self) -> u64 {
-        let random = || u64::from(glib::random_int()) << 32 | u64::from(glib::random_int());
+        // 63 bits: what stats tells can be given back as the property.
+        let random = || u64::from(glib::random_int()) << 31 | u64::from(glib::random_int()) >> 1;
         u64::try_from(self.seed).unwrap_or_else(|_| random())
     }
 }
