@@ -87,7 +87,7 @@ fn scripts_make_what_they_say() {
         check(&file(name), 32);
     }
     let story = "1\n00:00:00,000 --> 00:00:01,000\na ball on a beach at night\n\n\
-                 2\n00:00:01,000 --> 00:00:02,000\na ball in the snow\n\n";
+                 2\n00:00:01,000 --> 00:00:02,000\na ball on a beach by day\n\n";
     std::fs::write(file("story.srt"), story).unwrap();
     ran(script("story.sh", &[&path("story.srt"), &path("story.mp4"), "3"]));
     check(&file("story.mp4"), 48);

@@ -83,8 +83,8 @@ impl Planes<'_> {
     }
 }
 
-/// Exact to a level.
-const MODE: YuvConversionMode = YuvConversionMode::Balanced;
+/// Rounds to the nearest level; the default mode is more than one off at times.
+const MODE: YuvConversionMode = YuvConversionMode::Professional;
 
 fn colours(info: &VideoInfo) -> (YuvRange, YuvStandardMatrix) {
     let colorimetry = info.colorimetry();

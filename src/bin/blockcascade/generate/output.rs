@@ -117,7 +117,7 @@ impl Y4m {
 
     fn write(&mut self, frame: &Frame) -> Result<()> {
         let (range, matrix) = (YuvRange::Limited, YuvStandardMatrix::Bt601);
-        let (planes, mode) = (&mut self.planes, YuvConversionMode::Balanced);
+        let (planes, mode) = (&mut self.planes, YuvConversionMode::Professional);
         yuv::rgb_to_yuv420(planes, &frame.rgb, 3 * frame.width, range, matrix, mode)?;
         let planes = [planes.y_plane.borrow(), planes.u_plane.borrow(), planes.v_plane.borrow()];
         self.encoder.write_frame(&y4m::Frame::new(planes, None)).map_err(unpacked)?;
