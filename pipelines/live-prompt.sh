@@ -2,7 +2,7 @@
 # pipelines/live-prompt.sh ["a first prompt"]
 # Type a prompt and press Enter while it plays; Ctrl-D ends typing, Ctrl-C the stream.
 # SINK replaces the window, for example SINK="fakesink sync=true".
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/plugin.sh"
 
 build
 need autovideosink gstreamer1.0-plugins-good

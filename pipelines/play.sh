@@ -2,7 +2,7 @@
 # pipelines/play.sh "a prompt" [SECONDS]
 # Shows the prompt in a window; without a display, writes an .mp4 and prints its path.
 # MODEL names another model than the embedded one.
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/plugin.sh"
 
 prompt=${1:?"usage: $0 PROMPT [SECONDS]"}
 seconds=${2:-}

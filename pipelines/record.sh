@@ -1,7 +1,7 @@
 #!/bin/sh
 # pipelines/record.sh "a prompt" FILE.mp4|FILE.mkv|FILE.webm [SECONDS]
 # Records a file as fast as the model goes. MODEL names another model than the embedded one.
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/plugin.sh"
 
 usage="usage: $0 PROMPT FILE.mp4|FILE.mkv|FILE.webm [SECONDS]"
 prompt=${1:?"$usage"} file=${2:?"$usage"} seconds=${3:-10}

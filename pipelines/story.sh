@@ -2,7 +2,7 @@
 # pipelines/story.sh STORY.srt FILE.mp4 [SECONDS]
 # A subtitle file drives the prompts: each is applied at the first block that starts at its time or
 # later, the same on every run. MODEL and SEED may be set.
-. "$(dirname "$0")/common.sh"
+. "$(dirname "$0")/plugin.sh"
 
 usage="usage: $0 STORY.srt FILE.mp4 [SECONDS]"
 story=${1:?"$usage"} file=${2:?"$usage"} seconds=${3:-20}

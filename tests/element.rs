@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
-use std::sync::Once;
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use gstblockcascade::checkpoint::Manifest;
@@ -12,8 +12,9 @@ use gstreamer::prelude::*;
 use gstreamer_check::Harness;
 use gstreamer_video as gst_video;
 
-/// No test may hang: what waits longer than this has failed.
-const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(60);
+mod support;
+use support::{PATIENCE, play_to_end};
+
 /// Frames of the first block and of every later one.
 const BLOCKS: [u64; 2] = [9, 12];
 
@@ -171,21 +172,12 @@ fn format_and_rate_may_change_while_it_plays_but_not_the_size() {
 #[test]
 fn every_format_looks_like_videoconverts() {
     let convert = |tail: &str| {
-        let line = format!(
-            "blockcascadesrc seed=4 num-buffers=1 ! {tail} ! fakesink name=sink signal-handoffs=true"
-        );
         init();
-        let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
-        let (sender, receiver) = std::sync::mpsc::channel();
-        let sink = pipeline.by_name("sink").unwrap();
-        sink.connect("handoff", false, move |args| {
-            let _ = sender.send(bytes(&args[1].get::<gst::Buffer>().unwrap()));
-            None
-        });
-        pipeline.set_state(gst::State::Playing).unwrap();
-        let frame = receiver.recv_timeout(PATIENCE.into()).unwrap();
-        pipeline.set_state(gst::State::Null).unwrap();
-        frame
+        let frame = Arc::new(Mutex::new(Vec::new()));
+        let seen = frame.clone();
+        let line = format!("blockcascadesrc seed=4 num-buffers=1 ! {tail} ! fakesink name=sink");
+        play_to_end(&line, move |buffer| *seen.lock().unwrap() = bytes(buffer));
+        std::mem::take(&mut *frame.lock().unwrap())
     };
     for format in ["I420", "NV12", "RGBA", "RGBx", "BGRx"] {
         let caps = format!("video/x-raw,format={format}");
@@ -434,27 +426,19 @@ fn story(properties: &str) -> (Vec<u64>, u64) {
     init();
     let line = format!(
         "blockcascadesrc name=src seed=7 num-buffers=48 {properties} ! video/x-raw,format=RGB !
-         fakesink name=sink signal-handoffs=true
+         fakesink name=sink
          filesrc location={} ! subparse ! queue ! src.prompt",
         file.display()
     );
-    let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
-    let frames = std::sync::Arc::new(std::sync::Mutex::new((Vec::new(), 0u64)));
+    let frames = Arc::new(Mutex::new((Vec::new(), 0u64)));
     let seen = frames.clone();
-    pipeline.by_name("sink").unwrap().connect("handoff", false, move |args| {
-        let buffer = args[1].get::<gst::Buffer>().unwrap();
+    play_to_end(&line, move |buffer| {
         let (prompts, sum) = &mut *seen.lock().unwrap();
-        prompts.push(field(&buffer, "prompt-id"));
-        for byte in bytes(&buffer) {
+        prompts.push(field(buffer, "prompt-id"));
+        for byte in bytes(buffer) {
             *sum = sum.wrapping_mul(31).wrapping_add(byte.into());
         }
-        None
     });
-    pipeline.set_state(gst::State::Playing).unwrap();
-    let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
-    let end = pipeline.bus().unwrap().timed_pop_filtered(PATIENCE, &kinds).unwrap();
-    assert_eq!(end.type_(), gst::MessageType::Eos, "{end:?}");
-    pipeline.set_state(gst::State::Null).unwrap();
     let frames = frames.lock().unwrap();
     frames.clone()
 }
@@ -514,4 +498,31 @@ fn launch_lines_of_the_documentation_run() {
         count += 1;
     }
     assert!(count >= 5, "{count} lines");
+}
+
+/// A program may read properties where it hears of messages: no lock is held while they are posted.
+#[test]
+fn whoever_hears_a_message_may_ask_back() {
+    let source = element("seed=0");
+    let bus = gst::Bus::new();
+    let asking = source.downgrade();
+    bus.set_sync_handler(move |_, _| {
+        if let Some(source) = asking.upgrade() {
+            source.property::<gst::Structure>("stats");
+            source.property::<String>("prompt");
+        }
+        gst::BusSyncReply::Drop
+    });
+    source.set_bus(Some(&bus));
+    let mut harness = Harness::with_element(&source, None, Some("src"));
+    harness.play();
+    harness.pull().unwrap();
+    let later =
+        gst::Structure::builder("options").field("running-time", 3600 * gst::ClockTime::SECOND);
+    let later = later.build();
+    let ask = |_| source.emit_by_name::<bool>("set-prompt", &[&"a star", &later]);
+    let taken = (0..1100).map(ask).filter(|&taken| taken).count();
+    assert_eq!(taken, 1024, "what is too much is refused");
+    drop(harness);
+    source.set_state(gst::State::Null).unwrap();
 }

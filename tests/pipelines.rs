@@ -8,10 +8,10 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
 use gstreamer as gst;
-use gstreamer::prelude::*;
 
-/// No test may hang: what waits longer than this has failed.
-const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(60);
+mod support;
+use support::play_to_end;
+
 /// Installing and building included.
 const SCRIPT_PATIENCE: &str = "1200";
 
@@ -39,24 +39,16 @@ fn brightness(file: &Path) -> Vec<f64> {
     gst::init().unwrap();
     let line = format!(
         "filesrc location={} ! decodebin ! videoconvert ! video/x-raw,format=GRAY8 !
-         fakesink name=sink signal-handoffs=true",
+         fakesink name=sink",
         file.display()
     );
-    let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
     let means = Arc::new(Mutex::new(Vec::new()));
     let seen = means.clone();
-    pipeline.by_name("sink").unwrap().connect("handoff", false, move |args| {
-        let buffer = args[1].get::<gst::Buffer>().unwrap();
+    play_to_end(&line, move |buffer| {
         let pixels = buffer.map_readable().unwrap();
         let sum: f64 = pixels.iter().map(|&pixel| f64::from(pixel)).sum();
         seen.lock().unwrap().push(sum / pixels.len() as f64);
-        None
     });
-    pipeline.set_state(gst::State::Playing).unwrap();
-    let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
-    let end = pipeline.bus().unwrap().timed_pop_filtered(PATIENCE, &kinds).unwrap();
-    assert_eq!(end.type_(), gst::MessageType::Eos, "{end:?}");
-    pipeline.set_state(gst::State::Null).unwrap();
     let means = means.lock().unwrap();
     means.clone()
 }
@@ -109,8 +101,8 @@ fn install_decoder() {
     gst::init().unwrap();
     let has = |name| gst::ElementFactory::find(name).is_some();
     if !has("avdec_h264") && !has("openh264dec") {
-        let common = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/common.sh");
-        let line = format!(". {}; need avdec_h264 gstreamer1.0-libav", common.display());
+        let plugin = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines/plugin.sh");
+        let line = format!(". {}; need avdec_h264 gstreamer1.0-libav", plugin.display());
         ran({
             let mut shell = Command::new("sh");
             shell.args(["-c", &line]);

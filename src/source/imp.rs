@@ -61,7 +61,7 @@ struct Stream {
     /// A generator was built for the size in `info`: it cannot change any more.
     is_settled: bool,
     /// Number of the coming buffer.
-    slot: u64,
+    number: u64,
     book: Book,
     /// Prompts for certain times that came before it was known how long a frame is.
     early: Vec<Request>,
@@ -84,7 +84,7 @@ struct Work {
     pending: Option<Frame>,
     last: Option<Frame>,
     /// Number of the next buffer: the frame's, plus those that an underrun put in between.
-    slot: u64,
+    number: u64,
     discont: bool,
 }
 
@@ -253,7 +253,7 @@ impl BaseSrcImpl for BlockCascadeSrc {
             info: None,
             pace,
             is_settled: false,
-            slot: 0,
+            number: 0,
             book: Book::default(),
             early: Vec::new(),
             current_prompt: None,
@@ -312,7 +312,7 @@ impl BaseSrcImpl for BlockCascadeSrc {
         gst::debug!(CAT, imp = self, "{caps}");
         if let Some(stream) = lock(&self.stream).as_mut() {
             stream.config.size = Some(caps::size(&info));
-            stream.pace.change(info.fps(), stream.slot);
+            stream.pace.change(info.fps(), stream.number);
             stream.info = Some(info);
         }
         self.ask_early();
@@ -413,7 +413,7 @@ impl BlockCascadeSrc {
         match buffer {
             Ok(buffer) => {
                 self.shown(work, &frame);
-                work.slot += 1;
+                work.number += 1;
                 work.last = Some(frame);
                 Ok(buffer)
             }
@@ -455,18 +455,14 @@ impl BlockCascadeSrc {
         }
     }
 
-    /// The frame of the coming slot, at the time when it is due.
+    /// The frame of the coming number, at the time when it is due.
     fn live_frame(&self, work: &mut Work) -> Result<Frame, gst::FlowError> {
         let policy = lock(&self.settings).underrun_policy;
-        while policy != UnderrunPolicy::Resync && work.slot > 0 && !self.is_in_time(work)? {
+        while policy != UnderrunPolicy::Resync && work.number > 0 && !self.is_in_time(work)? {
             self.count(|counters| counters.underruns += 1);
-            let due = self.pace().time(work.slot);
-            match (policy, work.last.clone()) {
-                (UnderrunPolicy::Repeat, Some(last)) => {
-                    self.wait_until(due)?;
-                    self.count(|counters| counters.repeated += 1);
-                    return Ok(last);
-                }
+            let due = self.pace().time(work.number);
+            match (policy, work.last.take()) {
+                (UnderrunPolicy::Repeat, Some(last)) => return self.again(work, last, due),
                 _ => self.push_gap(work, due),
             }
         }
@@ -479,37 +475,52 @@ impl BlockCascadeSrc {
         Ok(frame)
     }
 
-    /// Whether a frame comes before its slot is over.
+    /// The last frame, when another one was due.
+    fn again(
+        &self,
+        work: &mut Work,
+        last: Frame,
+        due: gst::ClockTime,
+    ) -> Result<Frame, gst::FlowError> {
+        if let Err(flushing) = self.wait_until(due) {
+            work.last = Some(last);
+            return Err(flushing);
+        }
+        self.count(|counters| counters.repeated += 1);
+        Ok(last)
+    }
+
+    /// Whether a frame comes before its number is over.
     fn is_in_time(&self, work: &mut Work) -> Result<bool, gst::FlowError> {
         let Some(generator) = work.generator.as_mut().filter(|_| work.pending.is_none()) else {
             return Ok(true);
         };
-        let due = self.pace().time(work.slot);
+        let due = self.pace().time(work.number);
         let patience = Duration::from(due.saturating_sub(self.running_time()));
         generator.wait_frame(patience).map_err(|error| self.fail(&error))
     }
 
-    /// When the coming slot is due; what follows is counted from now if that is long past.
+    /// When the coming number is due; what follows is counted from now if that is long past.
     fn due(&self, work: &mut Work) -> gst::ClockTime {
         let (now, mut stream) = (self.running_time(), lock(&self.stream));
         let Some(stream) = stream.as_mut() else { return now };
-        let due = stream.pace.time(work.slot);
-        if work.slot > 0 && now <= due + stream.pace.duration(work.slot) {
+        let due = stream.pace.time(work.number);
+        if work.number > 0 && now <= due + stream.pace.duration(work.number) {
             return due;
         }
-        if work.slot > 0 {
-            gst::info!(CAT, imp = self, "frame {} is {} late", work.slot, now - due);
+        if work.number > 0 {
+            gst::info!(CAT, imp = self, "frame {} is {} late", work.number, now - due);
             stream.counters.underruns += 1;
             work.discont = true;
         }
-        stream.pace.anchor(work.slot, now);
+        stream.pace.anchor(work.number, now);
         now
     }
 
     fn push_gap(&self, work: &mut Work, due: gst::ClockTime) {
-        let gap = gst::event::Gap::builder(due).duration(self.pace().duration(work.slot)).build();
+        let gap = gst::event::Gap::builder(due).duration(self.pace().duration(work.number)).build();
         self.obj().src_pad().push_event(gap);
-        work.slot += 1;
+        work.number += 1;
         work.discont = true;
     }
 
@@ -546,10 +557,10 @@ impl BlockCascadeSrc {
             gst::element_imp_error!(self, gst::StreamError::Format, ("{reason}"));
             return Err(gst::FlowError::Error);
         }
-        writable.set_pts(pace.time(work.slot));
-        writable.set_duration(pace.duration(work.slot));
-        writable.set_offset(work.slot);
-        writable.set_offset_end(work.slot + 1);
+        writable.set_pts(pace.time(work.number));
+        writable.set_duration(pace.duration(work.number));
+        writable.set_offset(work.number);
+        writable.set_offset_end(work.number + 1);
         if std::mem::take(&mut work.discont) {
             writable.set_flags(gst::BufferFlags::DISCONT | gst::BufferFlags::RESYNC);
         }
@@ -579,22 +590,11 @@ impl BlockCascadeSrc {
 
     /// Hands a prompt to the generator; whether there is one that takes it.
     fn ask(&self, request: Request) -> bool {
-        let mut stream = lock(&self.stream);
-        let Some(stream) = stream.as_mut() else { return false };
-        if stream.book.is_full() || stream.early.len() >= prompts::MAX_WAITING {
-            self.refuse("too many prompts wait for their frame");
-            return false;
+        let taken = lock(&self.stream).as_mut().map(|stream| stream.take(request));
+        if taken == Some(false) {
+            self.refuse(&format!("{} prompts wait for their frame already", prompts::MAX_WAITING));
         }
-        if request.running_time.is_some() && stream.info.is_none() {
-            stream.early.push(request);
-            return true;
-        }
-        let frame = request.running_time.map(|time| stream.pace.frame_from(time));
-        let from_block = frame.map(|frame| stream.format().block_from(frame));
-        let prompt = Prompt { text: request.text.clone(), from_block };
-        let prompt = stream.controls.set_prompt(prompt);
-        stream.book.wait(Waiting { prompt, request, from_block, since: Instant::now() });
-        true
+        taken == Some(true)
     }
 
     fn ask_early(&self) {
@@ -646,14 +646,14 @@ impl BlockCascadeSrc {
             let Some(stream) = stream.as_mut() else { return };
             stream.counters.frames += 1;
             stream.counters.blocks = frame.block + 1;
-            stream.slot = work.slot + 1;
+            stream.number = work.number + 1;
             let Some(answers) = stream.book.show(&frame.prompt, frame.block) else { return };
             stream.current_prompt = Some(frame.prompt.text.clone());
-            (answers, stream.pace.time(work.slot))
+            (answers, stream.pace.time(work.number))
         };
-        let fields = [("frame", work.slot), ("block", frame.block), ("pts", time.nseconds())];
+        let fields = [("frame", work.number), ("block", frame.block), ("pts", time.nseconds())];
         self.post_answers(&answers, &fields);
-        if work.slot > 0 && lock(&self.settings).force_key_unit {
+        if work.number > 0 && lock(&self.settings).force_key_unit {
             let event = gst_video::DownstreamForceKeyUnitEvent::builder().all_headers(true).build();
             self.parent_send_event(event);
         }
@@ -781,11 +781,12 @@ impl BlockCascadeSrc {
 
     /// Starts to load what is not kept from the last stream.
     fn load(&self, config: &GeneratorConfig) -> Result<Option<Arc<Loading>>, Error> {
-        let mut kept = lock(&self.kept);
-        if kept.as_ref().is_some_and(|kept| kept.serves(config)) {
+        // No lock is held while messages are posted: whoever gets them may ask back.
+        let kept = lock(&self.kept).take_if(|kept| !kept.serves(config));
+        drop(kept);
+        if lock(&self.kept).is_some() {
             return Ok(None);
         }
-        kept.take();
         self.progress(gst::ProgressType::Start, &format!("loading {}", config.model.name));
         let (element, begun) = (self.obj().downgrade(), Instant::now());
         let done = move |loaded: Result<(), &Error>| {
@@ -889,6 +890,23 @@ impl BlockCascadeSrc {
 }
 
 impl Stream {
+    /// Hands a prompt on, unless too many wait.
+    fn take(&mut self, request: Request) -> bool {
+        if self.book.is_full() || self.early.len() >= prompts::MAX_WAITING {
+            return false;
+        }
+        if request.running_time.is_some() && self.info.is_none() {
+            self.early.push(request);
+            return true;
+        }
+        let frame = request.running_time.map(|time| self.pace.frame_from(time));
+        let from_block = frame.map(|frame| self.format().block_from(frame));
+        let prompt = Prompt { text: request.text.clone(), from_block };
+        let prompt = self.controls.set_prompt(prompt);
+        self.book.wait(Waiting { prompt, request, from_block, since: Instant::now() });
+        true
+    }
+
     fn format(&self) -> VideoFormat {
         let preset = &self.config.model.preset;
         VideoFormat {

@@ -70,10 +70,8 @@ macro_rules! row {
 }
 
 static SETTINGS: Lazy<Vec<Property>> = Lazy::new(|| {
-    let mut rows = stream_rows();
-    rows.extend(cascade_rows());
-    rows.extend(live_rows());
-    rows
+    let groups = [stream_rows, network_rows, cascade_rows, history_rows, live_rows, prompt_rows];
+    groups.into_iter().flat_map(|rows| rows()).collect()
 });
 
 fn stream_rows() -> Vec<Property> {
@@ -104,6 +102,12 @@ fn stream_rows() -> Vec<Property> {
                 .mutable_ready(),
             seed
         ),
+    ]
+}
+
+fn network_rows() -> Vec<Property> {
+    let defaults = Settings::default();
+    vec![
         row!(text glib::ParamSpecString::builder("devices")
             .nick("Devices")
             .blurb("What to run on: auto, cpu or cuda:N")
@@ -153,20 +157,30 @@ fn cascade_rows() -> Vec<Property> {
                 .mutable_ready(),
             history_budget
         ),
-        Property {
-            spec: gst::ParamSpecArray::builder("denoising-steps")
-                .nick("Denoising steps")
-                .blurb("Falling timesteps of 0 to 1000; empty is the model's own")
-                .element_spec(&glib::ParamSpecInt::builder("step").minimum(0).maximum(1000).build())
-                .mutable_ready()
-                .build(),
-            get: |settings| steps_to_array(&settings.denoising_steps).to_value(),
-            set: |settings, value| {
-                let steps: gst::Array = value.get().expect("GObject checks types");
-                let step = |value: &glib::SendValue| value.get::<i32>().ok()?.try_into().ok();
-                settings.denoising_steps = steps.iter().filter_map(step).collect();
-            },
+    ]
+}
+
+fn denoising_steps() -> Property {
+    Property {
+        spec: gst::ParamSpecArray::builder("denoising-steps")
+            .nick("Denoising steps")
+            .blurb("Falling timesteps of 0 to 1000; empty is the model's own")
+            .element_spec(&glib::ParamSpecInt::builder("step").minimum(0).maximum(1000).build())
+            .mutable_ready()
+            .build(),
+        get: |settings| steps_to_array(&settings.denoising_steps).to_value(),
+        set: |settings, value| {
+            let steps: gst::Array = value.get().expect("GObject checks types");
+            let step = |value: &glib::SendValue| value.get::<i32>().ok()?.try_into().ok();
+            settings.denoising_steps = steps.iter().filter_map(step).collect();
         },
+    }
+}
+
+fn history_rows() -> Vec<Property> {
+    let defaults = Settings::default();
+    vec![
+        denoising_steps(),
         row!(
             glib::ParamSpecInt::builder("window")
                 .nick("Window")
@@ -218,6 +232,12 @@ fn live_rows() -> Vec<Property> {
                 .mutable_ready(),
             queue_blocks
         ),
+    ]
+}
+
+fn prompt_rows() -> Vec<Property> {
+    let defaults = Settings::default();
+    vec![
         row!(
             glib::ParamSpecBoolean::builder("wait-prompt")
                 .nick("Wait for prompts")
