@@ -12,7 +12,7 @@ fn main() -> Result<(), Error> {
     // Controls may go to another thread: nothing in them waits for the generator.
     let controls = generator.controls();
     // From a given block on: the stream is the same every time.
-    controls.set_prompt(Prompt { text: "a beach at noon".into(), from_block: Some(1) });
+    controls.set_prompt(Prompt { from_block: Some(1), .."a beach at noon".into() });
     while let Some(frame) = generator.next_frame()? {
         println!("frame {}", frame.index);
         if frame.index == 8 {

@@ -97,19 +97,19 @@ pub trait VideoModel: Send + Sync + fmt::Debug {
 }
 
 /// Turns a prompt into an embedding.
-pub trait TextEncoder: Send + fmt::Debug {
+pub trait TextEncoder: Send + Sync + fmt::Debug {
     /// Encodes one prompt; `interrupt` is honoured once a layer.
     fn encode(&self, prompt: &str, interrupt: &Interrupt) -> Result<TextEmbedding>;
 }
 
-/// Turns latents into pixels, one latent frame after the other.
-pub trait FrameDecoder: Send + fmt::Debug {
+/// Turns latents into pixels, one latent frame after the other: weights, shared, and a stream's state.
+pub trait FrameDecoder: Send + Sync + fmt::Debug {
     /// Decodes the stream's next latent frames, `(frames, channels, h, w)`, to
     /// `(frames out, height, width, 3)` in `[0, 1]`: 1 for the stream's first, 4 for each later one.
     /// After an error, an interrupt included, the state is what it was before the call.
     fn step(&mut self, latents: &Tensor, interrupt: &Interrupt) -> Result<Tensor>;
-    /// Forgets the stream: the next latent is a first one.
-    fn reset(&mut self);
+    /// A decoder at the start of another stream, over the same weights.
+    fn fresh(&self) -> Box<dyn FrameDecoder>;
 }
 
 /// A request to stop early, checked by long computations once a layer.

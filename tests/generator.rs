@@ -16,7 +16,7 @@ use gstblockcascade::cascade::PromptPolicy;
 use gstblockcascade::checkpoint::{self, Manifest, Role};
 use gstblockcascade::generator::{
     Controls, Decoder, Dtype, Error, Frame, FrameSize, Generator, GeneratorConfig, Parts, Prompt,
-    WeightPaths, WeightsSource,
+    PromptChange, Timing, WeightPaths, WeightsSource,
 };
 use gstblockcascade::model::{
     DenoiseInput, FrameDecoder, Interrupt, Kv, KvExchange, TextContext, TextEmbedding, TextEncoder,
@@ -84,7 +84,7 @@ impl VideoModel for Toy {
             }
         }
         let flow = |block: &DenoiseInput<'_>| {
-            let length = block.text.layers[0].k.to_scalar::<f32>()?;
+            let length = block.text.layers[0].k.mean_all()?.to_scalar::<f32>()?;
             let sigma = (block.timesteps[0] / 1000.0).max(0.001);
             (block.latent - f64::from(length))? / sigma
         };
@@ -101,7 +101,7 @@ impl TextEncoder for Lengths {
         if prompt == "refuse" {
             bail!("toy refusal");
         }
-        Ok(TextEmbedding(Tensor::new(prompt.len() as f32 / 100.0, &Device::Cpu)?))
+        Ok(TextEmbedding(Tensor::new(&[[prompt.len() as f32 / 100.0]], &Device::Cpu)?))
     }
 }
 
@@ -126,8 +126,8 @@ impl FrameDecoder for Mean {
         latents.mean_all()?.reshape((1, 1, 1, 1))?.broadcast_as(shape)?.contiguous()
     }
 
-    fn reset(&mut self) {
-        self.started = false;
+    fn fresh(&self) -> Box<dyn FrameDecoder> {
+        Box::new(Self { started: false, ..*self })
     }
 }
 
@@ -164,8 +164,8 @@ fn rig(config: &GeneratorConfig, behaviour: Behaviour, decoder_fails: bool) -> R
     let (sender, entered) = mpsc::channel();
     let (forwards, sender) = (AtomicUsize::new(0), Mutex::new(sender));
     let model = Arc::new(Toy { spec: SPEC, behaviour, forwards, entered: sender });
-    let decoder = Box::new(Mean { stride: 8, started: false, fails: decoder_fails });
-    let parts = Parts { text: Box::new(Lengths), model, decoder };
+    let decoder = Arc::new(Mean { stride: 8, started: false, fails: decoder_fails });
+    let parts = Parts { text: Arc::new(Lengths), model, decoder };
     let controls = Controls::new(config).unwrap();
     Rig { generator: Generator::from_parts(parts, config, controls).unwrap(), entered }
 }
@@ -211,8 +211,8 @@ fn sizes_follow_the_model_and_frames_the_format() {
         let spec = VideoSpec { spatial_stride: 4, patch: 1, ..SPEC };
         let (forwards, entered) = (AtomicUsize::new(0), Mutex::new(mpsc::channel().0));
         let model = Arc::new(Toy { spec, behaviour: Behaviour::Work, forwards, entered });
-        let decoder = Box::new(Mean { stride, started: false, fails: false });
-        let parts = Parts { text: Box::new(Lengths), model, decoder };
+        let decoder = Arc::new(Mean { stride, started: false, fails: false });
+        let parts = Parts { text: Arc::new(Lengths), model, decoder };
         let config = GeneratorConfig { size: Some(FrameSize { width, height }), ..config("x", 1) };
         let controls = Controls::new(&config)?;
         let mut generator = Generator::from_parts(parts, &config, controls)?;
@@ -311,8 +311,8 @@ impl FrameDecoder for SlowMean {
         self.mean.step(latents, interrupt)
     }
 
-    fn reset(&mut self) {
-        self.mean.reset();
+    fn fresh(&self) -> Box<dyn FrameDecoder> {
+        Box::new(Self { mean: Mean { started: false, ..self.mean }, diary: self.diary.clone() })
     }
 }
 
@@ -326,9 +326,9 @@ fn decoding_overlaps_denoising() {
     let config = config("0123456789", 2);
     let after = config.model.preset.denoising_steps.len();
     let parts = Parts {
-        text: Box::new(Lengths),
+        text: Arc::new(Lengths),
         model: Arc::new(SlowToy { toy, after, diary: diary.clone() }),
-        decoder: Box::new(SlowMean { mean, diary: diary.clone() }),
+        decoder: Arc::new(SlowMean { mean, diary: diary.clone() }),
     };
     let controls = Controls::new(&config).unwrap();
     let mut generator = Generator::from_parts(parts, &config, controls).unwrap();
@@ -351,17 +351,62 @@ fn width_does_not_change_the_number_of_frames() {
 #[test]
 fn a_scheduled_prompt_takes_effect_at_its_block_every_time() {
     for policy in [PromptPolicy::InFlight, PromptPolicy::NextBlock] {
+        let change = PromptChange { policy, ..PromptChange::default() };
         for cascade_width in [1, 2, 5] {
             let base = config(&"x".repeat(80), 6);
-            let mut generator =
-                toy(&GeneratorConfig { cascade_width, prompt_policy: policy, ..base });
+            let mut generator = toy(&GeneratorConfig { cascade_width, change, ..base });
             let text = "y".repeat(20);
-            generator.controls().set_prompt(Prompt { text, from_block: Some(3) });
+            generator.controls().set_prompt(Prompt { from_block: Some(3), ..text.into() });
             let lengths = lengths(&all(&mut generator));
             let old = 9 + 2 * 12;
             assert!(lengths[..old].iter().all(|&length| length == 80), "{lengths:?}");
             assert!(lengths[old..].iter().all(|&length| length == 20), "{lengths:?}");
         }
+    }
+}
+
+#[test]
+fn a_transition_arrives_block_by_block() {
+    let change = PromptChange { blocks: 3, ..PromptChange::default() };
+    for cascade_width in [1, 2, 5] {
+        let config = GeneratorConfig { cascade_width, ..config(&"x".repeat(80), 8) };
+        let mut generator = toy(&config);
+        let prompt = "y".repeat(20).into();
+        let prompt = Prompt { from_block: Some(3), change: Some(change), ..prompt };
+        let id = generator.controls().set_prompt(prompt);
+        let frames = all(&mut generator);
+        let first = |block: usize| 9 + 12 * (block - 1);
+        let lengths = lengths(&frames);
+        let blocks: Vec<_> = (3..8).map(|block| lengths[first(block)]).collect();
+        assert_eq!((lengths[first(3) - 1], blocks), (80, vec![60, 40, 20, 20, 20]));
+        let heard: Vec<_> = frames.iter().map(|frame| frame.prompt.id == id).collect();
+        assert_eq!(heard.iter().position(|&new| new), Some(first(3)));
+    }
+}
+
+#[test]
+fn a_prompt_that_comes_in_a_transition_starts_from_where_it_is() {
+    let change = Some(PromptChange { blocks: 4, ..PromptChange::default() });
+    let mut generator = toy(&config(&"x".repeat(80), 8));
+    for (block, length) in [(1, 40), (3, 20)] {
+        let prompt = "y".repeat(length).into();
+        generator.controls().set_prompt(Prompt { from_block: Some(block), change, ..prompt });
+    }
+    let lengths = lengths(&all(&mut generator));
+    let blocks: Vec<_> = (1..8).map(|block| lengths[9 + 12 * (block - 1)]).collect();
+    // Half of the way to 40 is 60; from there it is 40 to 20, in four steps.
+    assert_eq!(blocks, [70, 60, 50, 40, 30, 20, 20]);
+}
+
+#[test]
+fn blocks_are_timed() {
+    let mut generator = toy(&config("0123456789", 3));
+    let controls = generator.controls();
+    assert_eq!(controls.timing(), Timing::default());
+    generator.by_ref().take(21).for_each(|frame| drop(frame.unwrap()));
+    let Timing { denoise, decode } = controls.timing();
+    for times in [denoise, decode] {
+        assert!(times.last > Duration::ZERO && times.mean <= times.p95, "{times:?}");
     }
 }
 
@@ -415,7 +460,7 @@ fn restart_begins_again_with_another_seed_under_the_prompt_of_now() {
     let mut generator = toy(&config(&"x".repeat(80), 2));
     all(&mut generator);
     generator.controls().set_prompt("y".repeat(20));
-    generator.restart(5).unwrap();
+    generator.restart(5);
     let frames = all(&mut generator);
     assert_eq!((frames.len(), frames[0].index), (21, 0));
     assert!(lengths(&frames).iter().all(|&length| length == 20));
@@ -469,7 +514,7 @@ fn decoders_and_encoders_that_fail_end_the_stream() {
 fn a_stream_that_failed_can_be_restarted() {
     let mut generator = rig(&config("0123456789", 3), Behaviour::FailAt(2), false).generator;
     assert!(generator.next_frame().is_err());
-    generator.restart(0).unwrap();
+    generator.restart(0);
     assert_eq!(all(&mut generator).len(), 33);
 }
 

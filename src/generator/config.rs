@@ -3,10 +3,10 @@
 use super::error::{Error, Result};
 use super::flow::FlowSchedule;
 use super::frames::FrameSize;
+use super::transition::PromptChange;
 use super::weights::{WeightPaths, WeightsSource};
 use crate::cascade::{
-    AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryRules, PromptPolicy,
-    SinkPosition, Timetable,
+    AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryRules, SinkPosition, Timetable,
 };
 use crate::checkpoint::{Manifest, Preset, TIMESTEP_SHIFTS};
 use crate::device::DeviceSpec;
@@ -73,8 +73,8 @@ pub struct GeneratorConfig {
     pub sink_position: SinkPosition,
     /// What the stream shows at its start.
     pub prompt: String,
-    /// Which blocks a prompt change touches.
-    pub prompt_policy: PromptPolicy,
+    /// How prompts take over that do not say it themselves.
+    pub change: PromptChange,
     /// Same seed, same frames.
     pub seed: u64,
     /// Length of the stream; `None` has no end.
@@ -99,7 +99,7 @@ impl GeneratorConfig {
             history_budget: HistoryBudget::default(),
             sink_position: SinkPosition::default(),
             prompt: String::new(),
-            prompt_policy: PromptPolicy::default(),
+            change: PromptChange::default(),
             seed: 0,
             blocks: None,
             queue_blocks: 2,
@@ -162,8 +162,8 @@ impl GeneratorConfig {
         check_size(size, spec.size_multiple() as u32)?;
         self.check_decoder()?;
         let cascade = self.cascade(timetable.stagger(), size, &spec);
-        let Self { seed, prompt_policy, .. } = *self;
-        Ok(Plan { schedule, cascade, prompt_policy, seed, size })
+        let Self { seed, change, .. } = *self;
+        Ok(Plan { schedule, cascade, change, seed, size })
     }
 
     /// Not every model has a small decoder; one may still be named.
@@ -206,7 +206,7 @@ pub(super) const TEMPORAL_STRIDE: usize = 4;
 pub(super) struct Plan {
     pub(super) schedule: FlowSchedule,
     pub(super) cascade: CascadeConfig,
-    pub(super) prompt_policy: PromptPolicy,
+    pub(super) change: PromptChange,
     pub(super) seed: u64,
     pub(super) size: FrameSize,
 }

@@ -27,7 +27,8 @@ pub(super) fn parts(config: &GeneratorConfig, interrupt: &Interrupt) -> Result<P
         WeightsSource::Files(paths) => Weights::Files(paths.find(&config.model, config.decoder)?),
     };
     let load = Load { config, weights, interrupt, dtype: dtype(config.dtype, &device), device };
-    Ok(Parts { text: load.text()?, model: Arc::new(load.model()?), decoder: load.decoder()? })
+    let (text, model) = (load.text()?, Arc::new(load.model()?));
+    Ok(Parts { text: text.into(), model, decoder: load.decoder()?.into() })
 }
 
 fn dtype(asked: Dtype, device: &Device) -> DType {

@@ -1,77 +1,314 @@
-//! Loading on a thread of its own, for callers that may not wait.
+//! Networks on their way from disk to a device: once for a whole process, on a thread of their own.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::Builder;
-use std::time::Duration;
 
 use candle_core::Error as Cause;
 
-use super::config::GeneratorConfig;
+use super::config::{Decoder, Dtype, GeneratorConfig};
 use super::error::{Error, Result};
-use super::queue::{Popped, Queue};
 use super::stream::panic_message;
+use super::weights::WeightsSource;
 use super::{Interrupt, Parts};
+use crate::checkpoint::Manifest;
+use crate::device::DeviceSpec;
 
-/// Networks on their way from disk to a device. Dropping it cancels what is not done, at the next
-/// tensor, and waits for nothing.
+/// A hold on networks that are loaded or being loaded. Whoever asks for the same while somebody has
+/// such a hold shares them; when nobody has one any more, what is not loaded is cancelled at the next
+/// tensor, and what is loaded is freed.
 #[derive(Debug)]
 pub struct Loading {
-    result: Arc<Queue<Result<Parts>>>,
-    interrupt: Interrupt,
+    networks: Arc<Networks>,
+    /// Whoever waits on this hold is turned away. Changed under the lock of `networks`.
+    woken: Mutex<bool>,
 }
 
+/// Everything that anybody in this process holds, or held.
+static SHARED: Mutex<Vec<Weak<Networks>>> = Mutex::new(Vec::new());
+
+/// What a configuration's networks are made from: the same gives the same.
+#[derive(Clone, Debug, PartialEq)]
+struct Key {
+    model: Manifest,
+    weights: WeightsSource,
+    device: DeviceSpec,
+    dtype: Dtype,
+    decoder: Decoder,
+}
+
+#[derive(Debug)]
+struct Networks {
+    key: Key,
+    interrupt: Interrupt,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    result: Option<Result<Parts, Arc<Error>>>,
+    waiting: Vec<Done>,
+}
+
+type Done = Box<dyn FnOnce(Result<(), &Error>) + Send>;
+
 impl Loading {
-    /// Starts to load; `done` is called on the loading thread, before [`wait`](Self::wait) returns.
-    pub fn start(
-        config: GeneratorConfig,
-        done: impl FnOnce(Result<(), &Error>) + Send + 'static,
-    ) -> Result<Self> {
-        let loading = Self { result: Arc::new(Queue::new(1)), interrupt: Interrupt::default() };
-        let (result, interrupt) = (loading.result.clone(), loading.interrupt.clone());
+    /// Takes what is loaded already, or starts to load; does not wait.
+    pub fn start(config: &GeneratorConfig) -> Result<Self> {
+        let (key, mut shared) = (Key::of(config), lock(&SHARED));
+        if let Some(networks) = find(&mut shared, &key) {
+            return Ok(networks.into());
+        }
+        let networks = Arc::new(Networks::new(key));
+        let (config, filled) = (config.clone(), Arc::downgrade(&networks));
+        let interrupt = networks.interrupt.clone();
         let work = move || {
-            let load = || Parts::load(&config, &interrupt);
-            let parts = catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|panic| {
-                Err(Error::worker("loading", Cause::msg(panic_message(&*panic))))
-            });
-            done(parts.as_ref().map(|_| ()));
-            // Nobody waits any more if it cannot be left.
-            let _ = result.push(parts);
-            result.end();
+            let result = load(&config, &interrupt);
+            if let Some(networks) = filled.upgrade() {
+                networks.fill(result.map_err(Arc::new));
+            }
         };
         let thread = Builder::new().name("blockcascade-load".into()).spawn(work);
         thread.map_err(|error| Error::worker("starting a thread", Cause::wrap(error)))?;
-        Ok(loading)
+        shared.push(Arc::downgrade(&networks));
+        Ok(networks.into())
     }
 
-    /// The networks, once; waits for them. [`Error::Cancelled`] after [`wake`](Self::wake).
-    pub fn wait(&self) -> Result<Parts> {
-        match self.result.pop() {
-            Popped::Item(parts) => parts,
-            Popped::Cancelled => Err(Error::Cancelled),
-            Popped::End => Err(Error::worker("loading", Cause::msg("its result is gone"))),
+    /// Shares given networks in place of those that a configuration names, for as long as this hold
+    /// lasts.
+    pub fn given(config: &GeneratorConfig, parts: Parts) -> Self {
+        let networks = Arc::new(Networks::new(Key::of(config)));
+        networks.fill(Ok(parts));
+        lock(&SHARED).push(Arc::downgrade(&networks));
+        networks.into()
+    }
+
+    /// Calls back when the networks are there or cannot be had: at once, or on the loading thread
+    /// before [`wait`](Self::wait) returns.
+    pub fn when_done(&self, done: impl FnOnce(Result<(), &Error>) + Send + 'static) {
+        let mut state = self.networks.lock();
+        let Some(result) = state.result.clone() else {
+            return state.waiting.push(Box::new(done));
+        };
+        drop(state);
+        done(outcome(&result));
+    }
+
+    /// Waits for the networks. [`Error::Cancelled`] after [`wake`](Self::wake).
+    pub fn wait(&self) -> Result<Parts, Arc<Error>> {
+        let waits = |state: &mut State| state.result.is_none() && !*lock(&self.woken);
+        let state = self.networks.changed.wait_while(self.networks.lock(), waits);
+        let state = state.unwrap_or_else(PoisonError::into_inner);
+        let cancelled = || Err(Arc::new(Error::Cancelled));
+        if *lock(&self.woken) {
+            cancelled()
+        } else {
+            state.result.clone().unwrap_or_else(cancelled)
         }
     }
 
-    /// Whether [`wait`](Self::wait) would return at once.
+    /// Whether there is nothing to wait for.
     pub fn is_done(&self) -> bool {
-        self.result.wait(Duration::ZERO)
+        self.networks.lock().result.is_some()
     }
 
-    /// Turns whoever waits away until [`resume`](Self::resume); loading goes on.
+    /// Turns whoever waits on this hold away until [`resume`](Self::resume); loading goes on.
     pub fn wake(&self) {
-        self.result.cancel(true);
+        let _state = self.networks.lock();
+        *lock(&self.woken) = true;
+        self.networks.changed.notify_all();
     }
 
     /// Takes a wake back.
     pub fn resume(&self) {
-        self.result.cancel(false);
+        *lock(&self.woken) = false;
     }
 }
 
-impl Drop for Loading {
+impl From<Arc<Networks>> for Loading {
+    fn from(networks: Arc<Networks>) -> Self {
+        Self { networks, woken: Mutex::new(false) }
+    }
+}
+
+impl Key {
+    fn of(config: &GeneratorConfig) -> Self {
+        let GeneratorConfig { model, weights, device, dtype, decoder, .. } = config.clone();
+        Self { model, weights, device, dtype, decoder }
+    }
+
+    /// How a model is run makes no other networks of it.
+    fn serves(&self, other: &Self) -> bool {
+        let preset =
+            |key: &Self| Manifest { preset: other.model.preset.clone(), ..key.model.clone() };
+        let own = Self { model: preset(self), ..self.clone() };
+        own == *other
+    }
+}
+
+/// The newest of a kind that somebody still holds, and that did not fail.
+fn find(shared: &mut Vec<Weak<Networks>>, key: &Key) -> Option<Arc<Networks>> {
+    shared.retain(|networks| networks.strong_count() > 0);
+    let mut held = shared.iter().rev().filter_map(Weak::upgrade);
+    held.find(|networks| networks.key.serves(key) && !networks.has_failed())
+}
+
+fn load(config: &GeneratorConfig, interrupt: &Interrupt) -> Result<Parts> {
+    let load = || Parts::load(config, interrupt);
+    catch_unwind(AssertUnwindSafe(load))
+        .unwrap_or_else(|panic| Err(Error::worker("loading", Cause::msg(panic_message(&*panic)))))
+}
+
+fn outcome<T>(result: &Result<T, Arc<Error>>) -> Result<(), &Error> {
+    result.as_ref().map(|_| ()).map_err(Arc::as_ref)
+}
+
+impl Networks {
+    fn new(key: Key) -> Self {
+        let (state, changed) = (Mutex::default(), Condvar::new());
+        Self { key, interrupt: Interrupt::default(), state, changed }
+    }
+
+    /// Leaves the result, and calls everybody back before anybody can have it.
+    fn fill(&self, result: Result<Parts, Arc<Error>>) {
+        loop {
+            let mut state = self.lock();
+            if state.waiting.is_empty() {
+                state.result = Some(result);
+                self.changed.notify_all();
+                return;
+            }
+            let waiting = std::mem::take(&mut state.waiting);
+            drop(state);
+            waiting.into_iter().for_each(|done| done(outcome(&result)));
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        matches!(self.lock().result, Some(Err(_)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl Drop for Networks {
     fn drop(&mut self) {
         self.interrupt.raise();
-        self.result.close();
+    }
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { result, waiting } = self;
+        f.debug_struct("State").field("result", result).field("waiting", &waiting.len()).finish()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+
+    /// Networks that no other test asks for.
+    fn config(seed: u64) -> GeneratorConfig {
+        let mut model = Manifest::named("pocket").unwrap();
+        model.description = format!("shared by tests, {seed}");
+        GeneratorConfig { weights: WeightsSource::Random { seed }, ..GeneratorConfig::new(model) }
+    }
+
+    fn same(a: &Parts, b: &Parts) -> bool {
+        Arc::ptr_eq(&a.model, &b.model) && Arc::ptr_eq(&a.decoder, &b.decoder)
+    }
+
+    #[test]
+    fn who_asks_for_the_same_gets_the_same_while_it_is_held() {
+        let first = Loading::start(&config(1)).unwrap();
+        let mut other_run = config(1);
+        other_run.model.preset.window += 1;
+        other_run.cascade_width = 3;
+        let second = Loading::start(&other_run).unwrap();
+        let parts = first.wait().unwrap();
+        assert!(same(&parts, &second.wait().unwrap()));
+        drop(first);
+        assert!(same(&parts, &Loading::start(&config(1)).unwrap().wait().unwrap()));
+        let others = [GeneratorConfig { dtype: Dtype::F32, ..config(1) }, config(2)];
+        for other in others {
+            assert!(!same(&parts, &Loading::start(&other).unwrap().wait().unwrap()));
+        }
+        drop(second);
+        assert!(!same(&parts, &Loading::start(&config(1)).unwrap().wait().unwrap()));
+    }
+
+    #[test]
+    fn what_nobody_holds_any_more_is_freed() {
+        let loading = Loading::start(&config(3)).unwrap();
+        let model = Arc::downgrade(&loading.wait().unwrap().model);
+        assert!(model.upgrade().is_some());
+        drop(loading);
+        assert!(model.upgrade().is_none());
+    }
+
+    #[test]
+    fn everybody_is_called_back_once_before_the_networks_can_be_had() {
+        let loading = Loading::start(&config(4)).unwrap();
+        let (called, calls) = mpsc::channel();
+        for _ in 0..2 {
+            let called = called.clone();
+            loading.when_done(move |result| called.send(result.is_ok()).unwrap());
+        }
+        loading.wait().unwrap();
+        assert_eq!(calls.try_iter().collect::<Vec<_>>(), [true, true]);
+        loading.when_done(move |result| called.send(result.is_ok()).unwrap());
+        assert_eq!(calls.iter().collect::<Vec<_>>(), [true]);
+    }
+
+    #[test]
+    fn a_hold_is_woken_alone_and_can_go_on() {
+        let holds = [(); 2].map(|_| Loading::start(&config(5)).unwrap());
+        thread::scope(|scope| {
+            let waiting = holds.each_ref().map(|hold| scope.spawn(|| hold.wait()));
+            holds[0].wake();
+            let [first, second] = waiting.map(|thread| thread.join().unwrap());
+            // Loading may have been done before the wake.
+            assert!(first.is_ok() || matches!(*first.unwrap_err(), Error::Cancelled));
+            assert!(second.is_ok());
+        });
+        assert!(matches!(*holds[0].wait().unwrap_err(), Error::Cancelled));
+        holds[0].resume();
+        assert!(holds[0].wait().is_ok());
+    }
+
+    #[test]
+    fn a_failure_is_told_to_all_and_tried_again() {
+        let weights = WeightsSource::Files(super::super::WeightPaths {
+            dit: Some("nowhere.safetensors".into()),
+            ..Default::default()
+        });
+        let config = GeneratorConfig { weights, ..config(6) };
+        let hold = Loading::start(&config).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(*hold.wait().unwrap_err(), Error::Weights(_)));
+        }
+        let again = Loading::start(&config).unwrap();
+        assert!(!Arc::ptr_eq(&hold.networks, &again.networks));
+    }
+
+    #[test]
+    fn given_networks_take_the_place_of_those_that_are_named() {
+        let parts = Loading::start(&config(7)).unwrap().wait().unwrap();
+        let hold = Loading::given(&config(8), parts.clone());
+        assert!(same(&parts, &Loading::start(&config(8)).unwrap().wait().unwrap()));
+        drop(hold);
+        assert!(!same(&parts, &Loading::start(&config(8)).unwrap().wait().unwrap()));
     }
 }

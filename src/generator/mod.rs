@@ -5,6 +5,7 @@
 //! decoding overlap denoising without running away from the reader. [`Controls`] is the handle for
 //! other threads: change the prompt, cancel a blocked read, go on.
 
+mod conditioning;
 mod config;
 mod error;
 pub mod flow;
@@ -16,6 +17,8 @@ pub mod noise;
 mod prompt;
 mod queue;
 mod stream;
+mod timing;
+mod transition;
 mod weights;
 
 use std::sync::Arc;
@@ -26,6 +29,8 @@ pub use self::error::{Error, Result};
 pub use self::frames::{Frame, FrameSize};
 pub use self::loading::Loading;
 pub use self::prompt::{AppliedPrompt, Prompt, PromptId};
+pub use self::timing::{BlockTimes, Timing};
+pub use self::transition::{PromptChange, TransitionMethod};
 pub use self::weights::{WeightPaths, WeightsSource};
 
 use self::config::{Plan, TEMPORAL_STRIDE};
@@ -60,32 +65,26 @@ impl VideoFormat {
     }
 }
 
-/// The networks that a generator runs; any family, any test double.
-#[derive(Debug)]
+/// The networks that a generator runs; any family, any test double. Clones share them.
+#[derive(Clone, Debug)]
 pub struct Parts {
     /// Prompt to embedding.
-    pub text: Box<dyn TextEncoder>,
+    pub text: Arc<dyn TextEncoder>,
     /// Noise to clean latents.
     pub model: Arc<dyn VideoModel>,
-    /// Latents to pixels.
-    pub decoder: Box<dyn FrameDecoder>,
+    /// Latents to pixels: what each stream takes a fresh one of.
+    pub decoder: Arc<dyn FrameDecoder>,
 }
 
 /// A stream of frames, generated while they are read.
 #[derive(Debug)]
 pub struct Generator {
-    state: State,
+    parts: Parts,
+    /// While the stream runs.
+    threads: Option<Threads>,
     plan: Plan,
     format: VideoFormat,
     controls: Controls,
-}
-
-#[derive(Debug)]
-enum State {
-    Ready(Parts),
-    Running(Threads),
-    /// A thread could not be started; its parts are gone.
-    Broken,
 }
 
 impl Parts {
@@ -114,7 +113,7 @@ impl Generator {
         let plan = config.plan(parts.model.spec().clone())?;
         let frames_per_block = plan.cascade.frames_per_block;
         let format = VideoFormat { size: plan.size, frames_per_second, frames_per_block };
-        Ok(Self { state: State::Ready(parts), plan, format, controls })
+        Ok(Self { parts, threads: None, plan, format, controls })
     }
 
     /// What the frames look like.
@@ -145,53 +144,31 @@ impl Generator {
         Ok(self.controls.line.frames.wait(timeout))
     }
 
-    /// Ends the stream and gives the networks back, for another one.
-    pub fn into_parts(mut self) -> Result<Parts> {
-        self.stop()?;
-        match std::mem::replace(&mut self.state, State::Broken) {
-            State::Ready(parts) => Ok(parts),
-            _ => Err(Error::worker("stopping", candle_core::Error::msg("a thread was lost"))),
-        }
-    }
-
     /// Starts again from the first block, under the prompt of now, with another seed.
-    pub fn restart(&mut self, seed: u64) -> Result<()> {
-        self.stop()?;
+    pub fn restart(&mut self, seed: u64) {
+        self.stop();
         self.plan.seed = seed;
-        Ok(())
     }
 
     fn start(&mut self) -> Result<()> {
-        if let State::Running(_) = self.state {
-            return Ok(());
-        }
-        match std::mem::replace(&mut self.state, State::Broken) {
-            State::Ready(parts) => {
-                let line = &self.controls.line;
-                line.desk.start();
-                self.state = State::Running(Threads::start(parts, &self.plan, line)?);
-                Ok(())
-            }
-            _ => Err(Error::worker("starting", candle_core::Error::msg("a thread was lost"))),
-        }
-    }
-
-    fn stop(&mut self) -> Result<()> {
-        match std::mem::replace(&mut self.state, State::Broken) {
-            State::Running(threads) => {
-                self.state = State::Ready(threads.stop(&self.controls.line)?);
-            }
-            other => self.state = other,
+        if self.threads.is_none() {
+            let line = &self.controls.line;
+            line.desk.start();
+            self.threads = Some(Threads::start(&self.parts, &self.plan, line)?);
         }
         Ok(())
+    }
+
+    fn stop(&mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.stop(&self.controls.line);
+        }
     }
 }
 
 impl Drop for Generator {
     fn drop(&mut self) {
-        if let Err(error) = self.stop() {
-            log::warn!("{error}");
-        }
+        self.stop();
     }
 }
 
@@ -231,6 +208,11 @@ impl Controls {
     /// Frames that wait to be read.
     pub fn queued_frames(&self) -> usize {
         self.line.frames.len()
+    }
+
+    /// How long the last blocks took.
+    pub fn timing(&self) -> Timing {
+        self.line.timing()
     }
 
     /// Stops a blocked [`next_frame`](Generator::next_frame) at once, until

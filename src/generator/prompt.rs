@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use candle_core::Error as Cause;
 
 use super::gate::Closed;
+use super::transition::PromptChange;
 use crate::model::TextEmbedding;
 
 /// A prompt and when it takes effect.
@@ -16,11 +17,13 @@ pub struct Prompt {
     /// The first block to be generated under it; `None` is as soon as it is encoded. A stream
     /// whose prompts all name a block is the same every time.
     pub from_block: Option<u64>,
+    /// How it takes over; `None` is as the configuration says.
+    pub change: Option<PromptChange>,
 }
 
 impl<T: Into<String>> From<T> for Prompt {
     fn from(text: T) -> Self {
-        Self { text: text.into(), from_block: None }
+        Self { text: text.into(), ..Self::default() }
     }
 }
 
@@ -63,6 +66,7 @@ struct State {
 struct Slot {
     id: PromptId,
     text: String,
+    change: Option<PromptChange>,
     embedding: Option<Result<TextEmbedding, Cause>>,
 }
 
@@ -70,6 +74,7 @@ struct Slot {
 pub(super) struct Due {
     pub(super) text: Result<TextEmbedding, Cause>,
     pub(super) prompt: AppliedPrompt,
+    pub(super) change: Option<PromptChange>,
     /// Whether it names the block that is about to start.
     pub(super) scheduled: bool,
 }
@@ -89,7 +94,7 @@ impl Desk {
 
     pub(super) fn submit(&self, prompt: Prompt) -> PromptId {
         let mut state = self.lock();
-        let slot = state.slot(prompt.text);
+        let slot = state.slot(prompt.text, prompt.change);
         let id = slot.id;
         match prompt.from_block {
             None => {
@@ -116,7 +121,7 @@ impl Desk {
         state.soon = None;
         if !state.scheduled.contains_key(&0) {
             let text = state.current.clone();
-            let slot = state.slot(text);
+            let slot = state.slot(text, None);
             state.scheduled.insert(0, slot);
         }
         self.changed.notify_all();
@@ -164,8 +169,9 @@ impl Desk {
             scheduled.map(|slot| (slot, true)).into_iter().chain(soon.map(|slot| (slot, false)));
         let Some((slot, scheduled)) = due.max_by_key(|(slot, _)| slot.id) else { return Ok(None) };
         state.current.clone_from(&slot.text);
-        let prompt = AppliedPrompt { id: slot.id, text: slot.text };
-        Ok(slot.embedding.map(|text| Due { text, prompt, scheduled }))
+        let Slot { id, text, change, embedding } = slot;
+        let prompt = AppliedPrompt { id, text };
+        Ok(embedding.map(|text| Due { text, prompt, change, scheduled }))
     }
 
     /// Forgets what waits, but not the text of now, and opens again.
@@ -191,9 +197,9 @@ impl Desk {
 }
 
 impl State {
-    fn slot(&mut self, text: String) -> Slot {
+    fn slot(&mut self, text: String, change: Option<PromptChange>) -> Slot {
         self.next_id += 1;
-        Slot { id: PromptId(self.next_id), text, embedding: None }
+        Slot { id: PromptId(self.next_id), text, change, embedding: None }
     }
 
     /// Slots that are not encoded yet, in the order in which they will be needed.
@@ -220,7 +226,7 @@ mod tests {
     }
 
     fn at(block: u64, text: &str) -> Prompt {
-        Prompt { text: text.into(), from_block: Some(block) }
+        Prompt { from_block: Some(block), ..text.into() }
     }
 
     #[test]

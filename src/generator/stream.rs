@@ -1,5 +1,6 @@
 //! A stream's three threads: text, denoising, decoding.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
@@ -7,15 +8,17 @@ use std::thread::{Builder, JoinHandle};
 use candle_core::{Error as Cause, Tensor};
 
 use super::Parts;
+use super::conditioning::Conditioning;
 use super::config::Plan;
 use super::error::{Error, Result};
 use super::frames::{Frame, FrameSize, Place};
 use super::gate::{Closed, Gate};
 use super::noise::SeededNoise;
-use super::prompt::{AppliedPrompt, Desk, Due};
+use super::prompt::{AppliedPrompt, Desk};
 use super::queue::{Popped, Queue};
-use crate::cascade::{Cascade, CleanBlock, PromptPolicy};
-use crate::model::{FrameDecoder, TextContext, TextEncoder, VideoModel};
+use super::timing::{Meter, Timing};
+use crate::cascade::{Cascade, CleanBlock};
+use crate::model::{FrameDecoder, TextEncoder, VideoModel};
 
 /// A block on its way to the decoder.
 #[derive(Debug)]
@@ -33,6 +36,8 @@ pub(super) struct Line {
     pub(super) frames: Queue<Result<Frame>>,
     /// One clean block waits while another is decoded.
     latents: Queue<Result<Clean>>,
+    denoising: Meter,
+    decoding: Meter,
 }
 
 impl Line {
@@ -43,7 +48,13 @@ impl Line {
             desk: Desk::new(prompt),
             frames: Queue::new(queue_frames),
             latents: Queue::new(1),
+            denoising: Meter::default(),
+            decoding: Meter::default(),
         }
+    }
+
+    pub(super) fn timing(&self) -> Timing {
+        Timing { denoise: self.denoising.times(), decode: self.decoding.times() }
     }
 
     pub(super) fn close(&self) {
@@ -63,6 +74,8 @@ impl Line {
         self.desk.reset();
         self.latents.reset();
         self.frames.reset();
+        self.denoising.reset();
+        self.decoding.reset();
     }
 }
 
@@ -78,58 +91,56 @@ impl From<Closed> for Stop {
     }
 }
 
-/// The running threads; they give back what they were lent.
-#[derive(Debug)]
-pub(super) struct Threads {
-    text: JoinHandle<Box<dyn TextEncoder>>,
-    denoise: JoinHandle<Arc<dyn VideoModel>>,
-    decode: JoinHandle<Box<dyn FrameDecoder>>,
-}
+/// The running threads.
+#[derive(Debug, Default)]
+pub(super) struct Threads(Vec<JoinHandle<()>>);
 
 impl Threads {
-    pub(super) fn start(parts: Parts, plan: &Plan, line: &Arc<Line>) -> Result<Self> {
-        let Parts { text, model, mut decoder } = parts;
-        decoder.reset();
+    pub(super) fn start(parts: &Parts, plan: &Plan, line: &Arc<Line>) -> Result<Self> {
+        let mut threads = Self::default();
+        let started = threads.start_all(parts, plan, line);
+        if let Err(cause) = started {
+            threads.stop(line);
+            return Err(Error::worker("starting a thread", Cause::wrap(cause)));
+        }
+        Ok(threads)
+    }
+
+    fn start_all(&mut self, parts: &Parts, plan: &Plan, line: &Arc<Line>) -> io::Result<()> {
+        let (text, model, mut decoder) =
+            (parts.text.clone(), parts.model.clone(), parts.decoder.fresh());
         let (plan, size) = (plan.clone(), plan.size);
         let (l1, l2, l3) = (line.clone(), line.clone(), line.clone());
-        Ok(Self {
-            text: spawn("blockcascade-text", move || {
-                l1.guard("encoding a prompt", &l1.latents, || encode(&*text, &l1));
-                l1.desk.close();
-                text
-            })?,
-            denoise: spawn("blockcascade-denoise", move || {
-                l2.guard("denoising", &l2.latents, || denoise(&model, &plan, &l2));
-                l2.latents.end();
-                model
-            })?,
-            decode: spawn("blockcascade-decode", move || {
-                l3.guard("decoding", &l3.frames, || decode(&mut *decoder, size, &l3));
-                l3.frames.end();
-                l3.wind_down();
-                decoder
-            })?,
+        self.spawn("blockcascade-text", move || {
+            l1.guard("encoding a prompt", &l1.latents, || encode(&*text, &l1));
+            l1.desk.close();
+        })?;
+        self.spawn("blockcascade-denoise", move || {
+            l2.guard("denoising", &l2.latents, || denoise(&model, &plan, &l2));
+            l2.latents.end();
+        })?;
+        self.spawn("blockcascade-decode", move || {
+            l3.guard("decoding", &l3.frames, || decode(&mut *decoder, size, &l3));
+            l3.frames.end();
+            l3.wind_down();
         })
     }
 
-    /// Ends the stream and waits for its threads, at most one layer's work.
-    pub(super) fn stop(self, line: &Line) -> Result<Parts> {
-        line.close();
-        let lost = || Error::worker("stopping", Cause::msg("a thread of the stream panicked"));
-        let text = self.text.join().map_err(|_| lost());
-        let model = self.denoise.join().map_err(|_| lost());
-        let decoder = self.decode.join().map_err(|_| lost());
-        line.reset();
-        Ok(Parts { text: text?, model: model?, decoder: decoder? })
+    fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        self.0.push(Builder::new().name(name.into()).spawn(work)?);
+        Ok(())
     }
-}
 
-fn spawn<T: Send + 'static>(
-    name: &str,
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<JoinHandle<T>> {
-    let thread = Builder::new().name(name.into()).spawn(work);
-    thread.map_err(|error| Error::worker("starting a thread", Cause::wrap(error)))
+    /// Ends the stream and waits for its threads, at most one layer's work.
+    pub(super) fn stop(self, line: &Line) {
+        line.close();
+        for thread in self.0 {
+            if let Err(panic) = thread.join() {
+                log::error!("a thread of the stream {}", panic_message(&*panic));
+            }
+        }
+        line.reset();
+    }
 }
 
 impl Line {
@@ -161,49 +172,31 @@ fn encode(encoder: &dyn TextEncoder, line: &Line) -> Result<(), Stop> {
 }
 
 fn denoise(model: &Arc<dyn VideoModel>, plan: &Plan, line: &Line) -> Result<(), Stop> {
-    let first = line.desk.due(Some(0))?.ok_or(Stop::Closed)?;
+    let failed = |cause| failed("denoising", cause);
+    let mut conditioning = Conditioning::new(model.clone(), plan.change);
+    conditioning.turn(line.desk.due(Some(0))?.ok_or(Stop::Closed)?).map_err(unheard)?;
+    let (text, _) = conditioning.step(true).map_err(unheard)?.ok_or(Stop::Closed)?;
     let noise = Arc::new(SeededNoise { seed: plan.seed });
-    let mut heard = Heard::default();
-    let (text_of_first, config) = (heard.text(&**model, first)?, plan.cascade.clone());
-    let mut cascade =
-        Cascade::new(model.clone(), plan.schedule.clone(), noise, text_of_first, config);
+    let config = plan.cascade.clone();
+    let mut cascade = Cascade::new(model.clone(), plan.schedule.clone(), noise, text, config);
     while !cascade.is_finished() {
-        if let Some(due) = line.desk.due(cascade.admits())? {
-            let policy = if due.scheduled { PromptPolicy::NextBlock } else { plan.prompt_policy };
-            cascade.set_text(heard.text(&**model, due)?, policy);
+        let starts = cascade.admits();
+        if let Some(due) = line.desk.due(starts)? {
+            conditioning.turn(due).map_err(unheard)?;
         }
-        let block = line.gate.persist(|interrupt| cascade.tick(interrupt))?;
+        if let Some((text, policy)) = conditioning.step(starts.is_some()).map_err(unheard)? {
+            cascade.set_text(text, policy);
+        }
+        let tick = |interrupt: &_| line.denoising.time(|| cascade.tick(interrupt));
         if let Some(CleanBlock { index, latent, text }) =
-            block.map_err(|cause| failed("denoising", cause))?
+            line.gate.persist(tick)?.map_err(failed)?
         {
             log::debug!("block {index} is clean");
-            line.latents.push(Ok(Clean { latent, index, prompt: heard.prompt(&text) }))?;
+            line.denoising.block();
+            line.latents.push(Ok(Clean { latent, index, prompt: conditioning.prompt(&text) }))?;
         }
     }
     Ok(())
-}
-
-/// The prompts that blocks in flight are conditioned on, and what each said.
-#[derive(Default)]
-struct Heard {
-    prompts: Vec<(Arc<TextContext>, Arc<AppliedPrompt>)>,
-}
-
-impl Heard {
-    /// What blocks are conditioned on from now on.
-    fn text(&mut self, model: &dyn VideoModel, due: Due) -> Result<Arc<TextContext>, Stop> {
-        let context = due.text.and_then(|embedding| model.text_context(&embedding));
-        let context = Arc::new(context.map_err(|cause| failed("encoding a prompt", cause))?);
-        // What nobody else holds any more was heard by the last block that could.
-        self.prompts.retain(|(context, _)| Arc::strong_count(context) > 1);
-        self.prompts.push((context.clone(), Arc::new(due.prompt)));
-        Ok(context)
-    }
-
-    fn prompt(&self, text: &Arc<TextContext>) -> Arc<AppliedPrompt> {
-        let heard = self.prompts.iter().find(|(context, _)| Arc::ptr_eq(context, text));
-        heard.map(|(_, prompt)| prompt.clone()).unwrap_or_default()
-    }
 }
 
 fn decode(decoder: &mut dyn FrameDecoder, size: FrameSize, line: &Line) -> Result<(), Stop> {
@@ -216,7 +209,9 @@ fn decode(decoder: &mut dyn FrameDecoder, size: FrameSize, line: &Line) -> Resul
         let latents = &clean.latent;
         // One latent frame at a time: its frames leave before the next is decoded.
         for frame in 0..latents.dims().first().copied().unwrap_or(0) {
-            let step = |interrupt: &_| decoder.step(&latents.narrow(0, frame, 1)?, interrupt);
+            let latent = latents.narrow(0, frame, 1);
+            let latent = latent.map_err(|cause| failed("decoding", cause))?;
+            let step = |interrupt: &_| line.decoding.time(|| decoder.step(&latent, interrupt));
             let pixels = line.gate.persist(step)?;
             let place = Place { frame: index, block: clean.index, prompt: clean.prompt.clone() };
             let frames = pixels.and_then(|pixels| Frame::from_pixels(&pixels, size, place));
@@ -225,7 +220,12 @@ fn decode(decoder: &mut dyn FrameDecoder, size: FrameSize, line: &Line) -> Resul
                 line.frames.push(Ok(frame))?;
             }
         }
+        line.decoding.block();
     }
+}
+
+fn unheard(cause: Cause) -> Stop {
+    failed("encoding a prompt", cause)
 }
 
 fn failed(work: &str, cause: Cause) -> Stop {

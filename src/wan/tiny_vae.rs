@@ -428,7 +428,7 @@ impl FrameDecoder for TinyFrameDecoder {
         Ok(frames)
     }
 
-    fn reset(&mut self) {
-        *self = Self::new(self.weights.clone());
+    fn fresh(&self) -> Box<dyn FrameDecoder> {
+        Box::new(Self::new(self.weights.clone()))
     }
 }

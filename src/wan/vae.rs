@@ -463,7 +463,7 @@ impl FrameDecoder for WanFrameDecoder {
         Ok(frames)
     }
 
-    fn reset(&mut self) {
-        self.state = self.weights.state();
+    fn fresh(&self) -> Box<dyn FrameDecoder> {
+        Box::new(Self::new(self.weights.clone()))
     }
 }

@@ -114,7 +114,7 @@ impl Args {
             if *block >= blocks {
                 bail!("prompt-at: got block {block}, expected 0 to {}", blocks - 1);
             }
-            Ok(Prompt { text: text.clone(), from_block: Some(*block) })
+            Ok(Prompt { from_block: Some(*block), ..text.clone().into() })
         };
         self.prompt_at.iter().map(prompt).collect()
     }

@@ -1,0 +1,100 @@
+//! What blocks are conditioned on: the prompt of now, or a place on the way to it.
+
+use std::sync::Arc;
+
+use candle_core::Result;
+
+use super::prompt::{AppliedPrompt, Due};
+use super::transition::{PromptChange, between};
+use crate::cascade::PromptPolicy;
+use crate::model::{TextContext, TextEmbedding, VideoModel};
+
+/// The prompt of now, and which prompts blocks in flight were told of.
+#[derive(Debug)]
+pub(super) struct Conditioning {
+    model: Arc<dyn VideoModel>,
+    /// How prompts change that do not say it themselves.
+    change: PromptChange,
+    /// What the newest block hears; nothing before the first.
+    embedding: Option<TextEmbedding>,
+    way: Option<Way>,
+    heard: Vec<(Arc<TextContext>, Arc<AppliedPrompt>)>,
+}
+
+/// A prompt that is on its way.
+#[derive(Debug)]
+struct Way {
+    from: TextEmbedding,
+    to: TextEmbedding,
+    prompt: Arc<AppliedPrompt>,
+    change: PromptChange,
+    /// Steps made, of `change.blocks`.
+    made: u32,
+}
+
+impl Conditioning {
+    pub(super) fn new(model: Arc<dyn VideoModel>, change: PromptChange) -> Self {
+        Self { model, change, embedding: None, way: None, heard: Vec::new() }
+    }
+
+    /// Sets out for a prompt.
+    pub(super) fn turn(&mut self, due: Due) -> Result<()> {
+        let to = due.text?;
+        let mut change = due.change.unwrap_or(self.change);
+        if due.scheduled {
+            change.policy = PromptPolicy::NextBlock;
+        }
+        let from = self.embedding.clone().unwrap_or_else(|| to.clone());
+        if self.embedding.is_none() {
+            change.blocks = 0;
+        }
+        self.way = Some(Way { from, to, prompt: Arc::new(due.prompt), change, made: 0 });
+        Ok(())
+    }
+
+    /// What blocks hear from the coming tick on, if it is something else than before: one step for
+    /// each block that starts, and the first one at once if the blocks in flight are to hear it.
+    pub(super) fn step(
+        &mut self,
+        starts_block: bool,
+    ) -> Result<Option<(Arc<TextContext>, PromptPolicy)>> {
+        let Some(mut way) = self.way.take() else { return Ok(None) };
+        let policy = way.change.policy;
+        let is_due = starts_block || (way.made == 0 && policy == PromptPolicy::InFlight);
+        if !is_due {
+            self.way = Some(way);
+            return Ok(None);
+        }
+        way.made += 1;
+        let embedding = if way.made >= way.change.blocks {
+            way.to.clone()
+        } else {
+            let share = f64::from(way.made) / f64::from(way.change.blocks);
+            between(&way.from, &way.to, share, way.change.method)?
+        };
+        let text = self.text(embedding, way.prompt.clone())?;
+        if way.made < way.change.blocks {
+            self.way = Some(way);
+        }
+        Ok(Some((text, policy)))
+    }
+
+    fn text(
+        &mut self,
+        embedding: TextEmbedding,
+        prompt: Arc<AppliedPrompt>,
+    ) -> Result<Arc<TextContext>> {
+        let context = Arc::new(self.model.text_context(&embedding)?);
+        self.embedding = Some(embedding);
+        // What nobody else holds any more was heard by the last block that could.
+        self.heard.retain(|(context, _)| Arc::strong_count(context) > 1);
+        self.heard.push((context.clone(), prompt));
+        Ok(context)
+    }
+
+    /// The prompt that a block was told of.
+    pub(super) fn prompt(&self, text: &Arc<TextContext>) -> Arc<AppliedPrompt> {
+        let heard = self.heard.iter().find(|(context, _)| Arc::ptr_eq(context, text));
+        heard.map(|(_, prompt)| prompt.clone()).unwrap_or_default()
+    }
+}
