@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{Device, Result, utils};
+use candle_core::{Device, DeviceLocation, Result, utils};
 
 /// What a model is computed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -40,6 +40,15 @@ impl DeviceSpec {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("device: got {0:?}, expected auto, cpu or cuda:N")]
 pub struct UnknownDevice(String);
+
+impl From<&Device> for DeviceSpec {
+    fn from(device: &Device) -> Self {
+        match device.location() {
+            DeviceLocation::Cuda { gpu_id } => Self::Cuda(gpu_id),
+            _ => Self::Cpu,
+        }
+    }
+}
 
 impl fmt::Display for DeviceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -89,6 +98,8 @@ mod tests {
     fn what_this_build_cannot_do_is_known_without_trying() {
         assert_eq!(DeviceSpec::Auto.missing_feature(), None);
         assert_eq!(DeviceSpec::Cuda(0).missing_feature().is_none(), utils::cuda_is_available());
+        let device = DeviceSpec::Cpu.open().unwrap();
+        assert_eq!(DeviceSpec::from(&device), DeviceSpec::Cpu);
         assert!(DeviceSpec::Auto.open().is_ok());
     }
 

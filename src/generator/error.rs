@@ -17,7 +17,7 @@ pub enum Error {
         reason: String,
     },
     /// Files that a model needs are neither in the given folder nor in the Hugging Face cache.
-    #[error("{model}: not on disk: {missing}")]
+    #[error("{model}: not on disk: {missing}; `blockcascade fetch {model}` gets what is missing")]
     MissingWeights {
         /// The model's name.
         model: String,

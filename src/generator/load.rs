@@ -8,6 +8,7 @@ use candle_nn::VarBuilder;
 use super::Parts;
 use super::config::{Decoder, Dtype, GeneratorConfig};
 use super::error::{Error, Result};
+use super::progress::Progress;
 use super::weights::{Places, WeightsSource};
 use crate::checkpoint::{self, Checkpoint, Place, TensorShape, requested};
 use crate::model::{FrameDecoder, Interrupt, TextEncoder};
@@ -17,7 +18,11 @@ use crate::wan::vae::{WanDecoder, WanEncoder, WanFrameDecoder, WanVaeConfig};
 use crate::wan::{WanConfig, WanDit, dit_config, text_config, vae_config};
 
 /// Loads what `config` names; `interrupt` is honoured before each tensor.
-pub(super) fn parts(config: &GeneratorConfig, interrupt: &Interrupt) -> Result<Parts> {
+pub(super) fn parts(
+    config: &GeneratorConfig,
+    interrupt: &Interrupt,
+    progress: &Progress,
+) -> Result<Parts> {
     config.validate()?;
     let device = config.device.open();
     let device =
@@ -26,7 +31,9 @@ pub(super) fn parts(config: &GeneratorConfig, interrupt: &Interrupt) -> Result<P
         &WeightsSource::Random { seed } => Weights::Random(seed),
         WeightsSource::Files(paths) => Weights::Files(paths.find(&config.model, config.decoder)?),
     };
-    let load = Load { config, weights, interrupt, dtype: dtype(config.dtype, &device), device };
+    let dtype = dtype(config.dtype, &device);
+    let load = Load { config, weights, interrupt, progress, dtype, device };
+    load.expect()?;
     let (text, model) = (load.text()?, Arc::new(load.model()?));
     Ok(Parts { text: text.into(), model, decoder: load.decoder()?.into() })
 }
@@ -44,6 +51,7 @@ struct Load<'a> {
     config: &'a GeneratorConfig,
     weights: Weights,
     interrupt: &'a Interrupt,
+    progress: &'a Progress,
     device: Device,
     dtype: DType,
 }
@@ -54,6 +62,12 @@ enum Weights {
     Files(Places),
 }
 
+/// Sizes of a decoder, of either kind.
+enum DecoderConfig {
+    Wan(WanVaeConfig),
+    Tiny(TinyVaeConfig),
+}
+
 /// Where one network's tensors come from.
 enum Source {
     Random(u64),
@@ -61,6 +75,27 @@ enum Source {
 }
 
 impl Load<'_> {
+    /// Says how much there will be to load.
+    fn expect(&self) -> Result<()> {
+        let architecture = self.config.model.architecture;
+        let (text, dit) = (text_config(architecture), dit_config(architecture));
+        let networks = [
+            self.shapes(|vb| Umt5Encoder::new(&text, vb))?,
+            self.shapes(|vb| WanDit::new(&dit, vb))?,
+            self.decoder_shapes()?,
+        ];
+        let numbers = |tensor: &TensorShape| tensor.shape.iter().product::<usize>();
+        self.progress.expect(networks.iter().flatten().map(numbers).sum());
+        Ok(())
+    }
+
+    fn decoder_shapes(&self) -> Result<Vec<TensorShape>> {
+        match self.decoder_config() {
+            DecoderConfig::Wan(config) => self.shapes(|vb| WanDecoder::new(&config, vb)),
+            DecoderConfig::Tiny(config) => self.shapes(|vb| TinyDecoder::new(&config, vb)),
+        }
+    }
+
     /// Random weights have no language: their text encoder only tells words apart.
     fn text(&self) -> Result<Box<dyn TextEncoder>> {
         let WanConfig { text_dim: dim, text_len, .. } = dit_config(self.config.model.architecture);
@@ -103,12 +138,18 @@ impl Load<'_> {
     }
 
     fn decoder(&self) -> Result<Box<dyn FrameDecoder>> {
-        let vae = vae_config(self.config.model.architecture);
+        match self.decoder_config() {
+            DecoderConfig::Wan(config) => self.wan_decoder(&config),
+            DecoderConfig::Tiny(config) => self.tiny_decoder(&config),
+        }
+    }
+
+    fn decoder_config(&self) -> DecoderConfig {
         match self.config.decoder {
-            Decoder::Full => self.wan_decoder(&vae),
-            Decoder::Light => self.wan_decoder(&WanVaeConfig::light()),
-            Decoder::Tiny => self.tiny_decoder(&TinyVaeConfig::taew2_1()),
-            Decoder::LightTiny => self.tiny_decoder(&TinyVaeConfig::light()),
+            Decoder::Full => DecoderConfig::Wan(vae_config(self.config.model.architecture)),
+            Decoder::Light => DecoderConfig::Wan(WanVaeConfig::light()),
+            Decoder::Tiny => DecoderConfig::Tiny(TinyVaeConfig::taew2_1()),
+            Decoder::LightTiny => DecoderConfig::Tiny(TinyVaeConfig::light()),
         }
     }
 
@@ -151,7 +192,7 @@ impl Load<'_> {
             Source::Files(checkpoint) => {
                 checkpoint.check(&self.shapes(&build)?, known)?;
                 let checkpoint = checkpoint.with_interrupt(self.interrupt.clone());
-                checkpoint.var_builder(dtype, &self.device)
+                self.progress.count(checkpoint, dtype, &self.device)
             }
         };
         build(vb).map_err(|cause| self.failed(cause))

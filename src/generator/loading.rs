@@ -9,9 +9,10 @@ use candle_core::Error as Cause;
 
 use super::config::{Decoder, Dtype, GeneratorConfig};
 use super::error::{Error, Result};
+use super::progress::Progress;
 use super::stream::panic_message;
 use super::weights::WeightsSource;
-use super::{Interrupt, Parts};
+use super::{Interrupt, Parts, load};
 use crate::checkpoint::Manifest;
 use crate::device::DeviceSpec;
 
@@ -49,10 +50,23 @@ struct Networks {
 #[derive(Default)]
 struct State {
     result: Option<Result<Parts, Arc<Error>>>,
-    waiting: Vec<Done>,
+    watchers: Vec<Watcher>,
+    /// All watchers know the result.
+    is_told: bool,
 }
 
-type Done = Box<dyn FnOnce(Result<(), &Error>) + Send>;
+/// How far networks are.
+#[derive(Clone, Copy, Debug)]
+pub enum LoadingState<'a> {
+    /// So many percent are loaded.
+    Percent(u32),
+    /// They are there.
+    Ready,
+    /// They cannot be had.
+    Failed(&'a Error),
+}
+
+type Watcher = Box<dyn FnMut(LoadingState<'_>) + Send>;
 
 impl Loading {
     /// Takes what is loaded already, or starts to load; does not wait.
@@ -63,9 +77,14 @@ impl Loading {
         }
         let networks = Arc::new(Networks::new(key));
         let (config, filled) = (config.clone(), Arc::downgrade(&networks));
-        let interrupt = networks.interrupt.clone();
+        let (interrupt, watched) = (networks.interrupt.clone(), filled.clone());
+        let progress = Progress::new(move |percent| {
+            if let Some(networks) = watched.upgrade() {
+                networks.tell(LoadingState::Percent(percent));
+            }
+        });
         let work = move || {
-            let result = load(&config, &interrupt);
+            let result = load_safely(&config, &interrupt, &progress);
             if let Some(networks) = filled.upgrade() {
                 networks.fill(result.map_err(Arc::new));
             }
@@ -85,20 +104,20 @@ impl Loading {
         networks.into()
     }
 
-    /// Calls back when the networks are there or cannot be had: at once, or on the loading thread
-    /// before [`wait`](Self::wait) returns.
-    pub fn when_done(&self, done: impl FnOnce(Result<(), &Error>) + Send + 'static) {
+    /// Tells how far the networks are, from now until they are there or cannot be had; on the loading
+    /// thread, before [`wait`](Self::wait) returns, or at once.
+    pub fn watch(&self, mut watcher: impl FnMut(LoadingState<'_>) + Send + 'static) {
         let mut state = self.networks.lock();
         let Some(result) = state.result.clone() else {
-            return state.waiting.push(Box::new(done));
+            return state.watchers.push(Box::new(watcher));
         };
         drop(state);
-        done(outcome(&result));
+        watcher(outcome(&result));
     }
 
     /// Waits for the networks. [`Error::Cancelled`] after [`wake`](Self::wake).
     pub fn wait(&self) -> Result<Parts, Arc<Error>> {
-        let waits = |state: &mut State| state.result.is_none() && !*lock(&self.woken);
+        let waits = |state: &mut State| !state.is_told && !*lock(&self.woken);
         let state = self.networks.changed.wait_while(self.networks.lock(), waits);
         let state = state.unwrap_or_else(PoisonError::into_inner);
         let cancelled = || Err(Arc::new(Error::Cancelled));
@@ -109,7 +128,7 @@ impl Loading {
         }
     }
 
-    /// Whether there is nothing to wait for.
+    /// Whether it is known how loading ended.
     pub fn is_done(&self) -> bool {
         self.networks.lock().result.is_some()
     }
@@ -155,14 +174,21 @@ fn find(shared: &mut Vec<Weak<Networks>>, key: &Key) -> Option<Arc<Networks>> {
     held.find(|networks| networks.key.serves(key) && !networks.has_failed())
 }
 
-fn load(config: &GeneratorConfig, interrupt: &Interrupt) -> Result<Parts> {
-    let load = || Parts::load(config, interrupt);
+fn load_safely(
+    config: &GeneratorConfig,
+    interrupt: &Interrupt,
+    progress: &Progress,
+) -> Result<Parts> {
+    let load = || load::parts(config, interrupt, progress);
     catch_unwind(AssertUnwindSafe(load))
         .unwrap_or_else(|panic| Err(Error::worker("loading", Cause::msg(panic_message(&*panic)))))
 }
 
-fn outcome<T>(result: &Result<T, Arc<Error>>) -> Result<(), &Error> {
-    result.as_ref().map(|_| ()).map_err(Arc::as_ref)
+fn outcome(result: &Result<Parts, Arc<Error>>) -> LoadingState<'_> {
+    match result {
+        Ok(_) => LoadingState::Ready,
+        Err(error) => LoadingState::Failed(error),
+    }
 }
 
 impl Networks {
@@ -171,19 +197,23 @@ impl Networks {
         Self { key, interrupt: Interrupt::default(), state, changed }
     }
 
-    /// Leaves the result, and calls everybody back before anybody can have it.
+    /// Leaves the result, and tells everybody before those who wait can go on.
     fn fill(&self, result: Result<Parts, Arc<Error>>) {
-        loop {
+        let watchers = {
             let mut state = self.lock();
-            if state.waiting.is_empty() {
-                state.result = Some(result);
-                self.changed.notify_all();
-                return;
-            }
-            let waiting = std::mem::take(&mut state.waiting);
-            drop(state);
-            waiting.into_iter().for_each(|done| done(outcome(&result)));
-        }
+            state.result = Some(result.clone());
+            std::mem::take(&mut state.watchers)
+        };
+        watchers.into_iter().for_each(|mut watcher| watcher(outcome(&result)));
+        self.lock().is_told = true;
+        self.changed.notify_all();
+    }
+
+    /// Only the loading thread tells, so that nobody is told twice while the lock is open.
+    fn tell(&self, how_far: LoadingState<'_>) {
+        let mut watchers = std::mem::take(&mut self.lock().watchers);
+        watchers.iter_mut().for_each(|watcher| watcher(how_far));
+        self.lock().watchers.append(&mut watchers);
     }
 
     fn has_failed(&self) -> bool {
@@ -203,8 +233,9 @@ impl Drop for Networks {
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { result, waiting } = self;
-        f.debug_struct("State").field("result", result).field("waiting", &waiting.len()).finish()
+        let Self { result, watchers, is_told } = self;
+        let watchers = watchers.len();
+        write!(f, "State {{ result: {result:?}, watchers: {watchers}, is_told: {is_told} }}")
     }
 }
 
@@ -259,17 +290,33 @@ mod tests {
     }
 
     #[test]
-    fn everybody_is_called_back_once_before_the_networks_can_be_had() {
+    fn everybody_is_told_once_before_the_networks_can_be_had() {
         let loading = Loading::start(&config(4)).unwrap();
-        let (called, calls) = mpsc::channel();
+        let (told, news) = mpsc::channel();
         for _ in 0..2 {
-            let called = called.clone();
-            loading.when_done(move |result| called.send(result.is_ok()).unwrap());
+            let told = told.clone();
+            loading.watch(move |state| told.send(matches!(state, LoadingState::Ready)).unwrap());
         }
         loading.wait().unwrap();
-        assert_eq!(calls.try_iter().collect::<Vec<_>>(), [true, true]);
-        loading.when_done(move |result| called.send(result.is_ok()).unwrap());
-        assert_eq!(calls.iter().collect::<Vec<_>>(), [true]);
+        assert_eq!(news.try_iter().collect::<Vec<_>>(), [true, true]);
+        loading.watch(move |state| told.send(matches!(state, LoadingState::Ready)).unwrap());
+        assert_eq!(news.iter().collect::<Vec<_>>(), [true]);
+    }
+
+    #[test]
+    fn percents_are_told_on_the_way() {
+        let mut model = Manifest::named("pocket").unwrap();
+        model.description = "loaded from files by a test".into();
+        let loading = Loading::start(&GeneratorConfig::new(model)).unwrap();
+        let (told, news) = mpsc::channel();
+        loading.watch(move |state| {
+            if let LoadingState::Percent(percent) = state {
+                told.send(percent).unwrap();
+            }
+        });
+        loading.wait().unwrap();
+        let percents: Vec<_> = news.iter().collect();
+        assert!(percents.is_sorted() && percents.last() == Some(&100), "{percents:?}");
     }
 
     #[test]

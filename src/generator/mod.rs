@@ -14,6 +14,7 @@ mod gate;
 mod load;
 mod loading;
 pub mod noise;
+mod progress;
 mod prompt;
 mod queue;
 mod stream;
@@ -27,15 +28,17 @@ use std::time::Duration;
 pub use self::config::{Decoder, Dtype, GeneratorConfig};
 pub use self::error::{Error, Result};
 pub use self::frames::{Frame, FrameSize};
-pub use self::loading::Loading;
+pub use self::loading::{Loading, LoadingState};
 pub use self::prompt::{AppliedPrompt, Prompt, PromptId};
 pub use self::timing::{BlockTimes, Timing};
 pub use self::transition::{PromptChange, TransitionMethod};
 pub use self::weights::{WeightPaths, WeightsSource};
 
 use self::config::{Plan, TEMPORAL_STRIDE};
+use self::progress::Progress;
 use self::queue::Popped;
 use self::stream::{Line, Threads};
+use crate::device::DeviceSpec;
 use crate::model::{FrameDecoder, Interrupt, TextEncoder, VideoModel};
 
 /// What a stream's frames look like.
@@ -90,7 +93,7 @@ pub struct Generator {
 impl Parts {
     /// Loads what a configuration names; `interrupt` is honoured before each tensor.
     pub fn load(config: &GeneratorConfig, interrupt: &Interrupt) -> Result<Self> {
-        load::parts(config, interrupt)
+        load::parts(config, interrupt, &Progress::new(|_| {}))
     }
 }
 
@@ -114,6 +117,11 @@ impl Generator {
         let frames_per_block = plan.cascade.frames_per_block;
         let format = VideoFormat { size: plan.size, frames_per_second, frames_per_block };
         Ok(Self { parts, threads: None, plan, format, controls })
+    }
+
+    /// What the transformer runs on.
+    pub fn device(&self) -> DeviceSpec {
+        self.parts.model.device().into()
     }
 
     /// What the frames look like.

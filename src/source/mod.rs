@@ -5,12 +5,17 @@
 
 mod caps;
 mod failure;
+mod frames;
 mod imp;
+mod networks;
 mod pace;
 mod picture;
+mod prompting;
 mod prompts;
 mod properties;
 mod settings;
+mod slate;
+mod stream;
 mod text;
 
 use glib::BoolError;

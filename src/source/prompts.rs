@@ -3,9 +3,12 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use glib::prelude::*;
+use glib::value::FromValue;
 use gstreamer as gst;
 
-use crate::generator::{AppliedPrompt, PromptId};
+use super::settings::{PromptPolicy, TransitionMethod};
+use crate::generator::{AppliedPrompt, PromptChange, PromptId};
 
 /// Name of the upstream event that changes the prompt.
 pub const EVENT: &str = "blockcascade/prompt";
@@ -13,6 +16,8 @@ pub const EVENT: &str = "blockcascade/prompt";
 const MAX_TEXT: usize = 16 << 10;
 /// Most prompts that wait for their frame.
 pub const MAX_WAITING: usize = 1024;
+/// Most blocks of a transition.
+pub const MAX_TRANSITION: u32 = 1024;
 /// Events whose numbers are remembered, to know them when they come by another branch.
 const MAX_SEEN: usize = 64;
 
@@ -24,6 +29,10 @@ pub struct Request {
     pub running_time: Option<gst::ClockTime>,
     /// Given back in every answer.
     pub id: Option<String>,
+    /// How it takes over, where that is not as the element's properties say.
+    pub policy: Option<PromptPolicy>,
+    pub transition_blocks: Option<u32>,
+    pub transition_method: Option<TransitionMethod>,
 }
 
 impl Request {
@@ -35,21 +44,55 @@ impl Request {
         Ok(Self { text: text.into(), ..Self::default() })
     }
 
-    /// From the fields of an event or a signal: `text`, `running-time` and `id`, no others.
+    /// From the fields of an event or a signal: those of [`FIELDS`], no others.
     pub fn parse(fields: &gst::StructureRef) -> Result<Self, String> {
         let unknown = fields.fields().find(|name| !FIELDS.contains(&name.as_str()));
         if let Some(name) = unknown {
             return Err(format!("field {name}, expected one of {}", FIELDS.join(", ")));
         }
         let text = fields.get::<&str>("text").map_err(|error| error.to_string())?;
-        let running_time = fields.get_optional::<gst::ClockTime>("running-time");
-        let id = fields.get_optional::<String>("id").map_err(|error| error.to_string())?;
-        let running_time = running_time.map_err(|error| error.to_string())?;
-        Ok(Self { running_time, id, ..Self::new(text)? })
+        Ok(Self {
+            running_time: optional(fields, "running-time")?,
+            id: optional(fields, "id")?,
+            policy: choice(fields, "prompt-policy")?,
+            transition_blocks: optional(fields, "transition-blocks")?,
+            transition_method: choice(fields, "transition-method")?,
+            ..Self::new(text)?
+        })
+    }
+
+    /// How it takes over; as `usual` in what it does not say.
+    pub fn change(&self, usual: PromptChange) -> PromptChange {
+        PromptChange {
+            policy: self.policy.map_or(usual.policy, Into::into),
+            blocks: self.transition_blocks.unwrap_or(usual.blocks).min(MAX_TRANSITION),
+            method: self.transition_method.map_or(usual.method, Into::into),
+        }
     }
 }
 
-const FIELDS: [&str; 3] = ["text", "running-time", "id"];
+const FIELDS: [&str; 6] =
+    ["text", "running-time", "id", "prompt-policy", "transition-blocks", "transition-method"];
+
+fn optional<'a, T: FromValue<'a>>(
+    fields: &'a gst::StructureRef,
+    name: &str,
+) -> Result<Option<T>, String> {
+    fields.get_optional(name).map_err(|error| error.to_string())
+}
+
+/// A value of an enumeration, as such or by its nick.
+fn choice<T>(fields: &gst::StructureRef, name: &str) -> Result<Option<T>, String>
+where
+    T: StaticType + for<'a> FromValue<'a>,
+{
+    let Ok(value) = fields.value(name) else { return Ok(None) };
+    let Ok(nick) = value.get::<&str>() else { return optional(fields, name) };
+    let class = glib::EnumClass::with_type(T::static_type()).ok_or("no enumeration")?;
+    let value = class.to_value_by_nick(nick).and_then(|value| value.get::<T>().ok());
+    let nicks = class.values().iter().map(|value| value.nick().to_owned()).collect::<Vec<_>>();
+    value.map(Some).ok_or(format!("{name}: got {nick:?}, expected one of {}", nicks.join(", ")))
+}
 
 /// A prompt that was handed to the generator.
 #[derive(Clone, Debug)]
@@ -143,6 +186,7 @@ impl Book {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{cascade, generator};
 
     fn waiting(id: u64, from_block: Option<u64>) -> Waiting {
         let request = Request { id: Some(id.to_string()), ..Request::default() };
@@ -153,6 +197,41 @@ mod tests {
         let prompt = AppliedPrompt { id: PromptId(id), text: String::new() };
         let answers = book.show(&prompt, block)?.into_iter();
         Some(answers.map(|answer| (answer.request.id.unwrap(), answer.applied)).collect())
+    }
+
+    fn parsed(fields: &str) -> Result<Request, String> {
+        gst::init().unwrap();
+        Request::parse(&fields.parse::<gst::Structure>().unwrap())
+    }
+
+    #[test]
+    fn what_a_prompt_does_not_say_is_as_usual() {
+        let usual = PromptChange { blocks: 4, ..PromptChange::default() };
+        assert_eq!(parsed("p, text=a").unwrap().change(usual), usual);
+        let fields = "p, text=a, prompt-policy=next-block, transition-blocks=(uint)2, \
+                      transition-method=slerp";
+        let change = PromptChange {
+            policy: cascade::PromptPolicy::NextBlock,
+            blocks: 2,
+            method: generator::TransitionMethod::Slerp,
+        };
+        assert_eq!(parsed(fields).unwrap().change(usual), change);
+    }
+
+    #[test]
+    fn wrong_fields_are_named_with_what_is_expected() {
+        for (fields, expected) in [
+            ("p", "text"),
+            ("p, text=(int)7", "text"),
+            ("p, text=a, mode=cut", "expected one of text, running-time"),
+            ("p, text=a, prompt-policy=cut", "got \"cut\", expected one of in-flight, next-block"),
+            ("p, text=a, transition-method=(int)1", "transition-method"),
+            ("p, text=a, transition-blocks=(int)-1", "transition-blocks"),
+            ("p, text=a, id=(int)1", "id"),
+        ] {
+            let error = parsed(fields).unwrap_err();
+            assert!(error.contains(expected), "{fields}: {error}");
+        }
     }
 
     #[test]

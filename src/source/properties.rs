@@ -6,6 +6,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use once_cell::sync::Lazy;
 
+use super::prompts::MAX_TRANSITION;
 use super::settings::{Settings, steps_to_array};
 
 /// A property that is kept in [`Settings`].
@@ -70,7 +71,15 @@ macro_rules! row {
 }
 
 static SETTINGS: Lazy<Vec<Property>> = Lazy::new(|| {
-    let groups = [stream_rows, network_rows, cascade_rows, history_rows, live_rows, prompt_rows];
+    let groups = [
+        stream_rows,
+        network_rows,
+        cascade_rows,
+        history_rows,
+        live_rows,
+        loading_rows,
+        prompt_rows,
+    ];
     groups.into_iter().flat_map(|rows| rows()).collect()
 });
 
@@ -89,8 +98,8 @@ fn stream_rows() -> Vec<Property> {
         row!(
             glib::ParamSpecEnum::builder_with_default("prompt-policy", defaults.prompt_policy)
                 .nick("Prompt policy")
-                .blurb("Which blocks a prompt change touches, from the next start on")
-                .mutable_ready(),
+                .blurb("Which blocks a prompt change touches")
+                .mutable_playing(),
             prompt_policy
         ),
         row!(
@@ -235,9 +244,57 @@ fn live_rows() -> Vec<Property> {
     ]
 }
 
+fn loading_rows() -> Vec<Property> {
+    let defaults = Settings::default();
+    vec![
+        row!(
+            glib::ParamSpecEnum::builder_with_default("startup-policy", defaults.startup_policy)
+                .nick("Startup policy")
+                .blurb("What a live source shows until the first frame is there")
+                .mutable_ready(),
+            startup_policy
+        ),
+        row!(
+            glib::ParamSpecBoolean::builder("preload")
+                .nick("Preload")
+                .blurb("Loads the model from READY on, not only from PAUSED")
+                .default_value(defaults.preload)
+                .mutable_ready(),
+            preload
+        ),
+        row!(
+            glib::ParamSpecUInt::builder("keep-loaded")
+                .nick("Keep loaded")
+                .blurb("Milliseconds for which the model stays loaded after NULL, for the next user of it")
+                .default_value(defaults.keep_loaded)
+                .mutable_ready(),
+            keep_loaded
+        ),
+    ]
+}
+
 fn prompt_rows() -> Vec<Property> {
     let defaults = Settings::default();
     vec![
+        row!(
+            glib::ParamSpecUInt::builder("transition-blocks")
+                .nick("Transition")
+                .blurb("Blocks that a new prompt takes to arrive; 0 and 1 are at once")
+                .maximum(MAX_TRANSITION)
+                .default_value(defaults.transition_blocks)
+                .mutable_playing(),
+            transition_blocks
+        ),
+        row!(
+            glib::ParamSpecEnum::builder_with_default(
+                "transition-method",
+                defaults.transition_method
+            )
+            .nick("Transition method")
+            .blurb("The way from one prompt to the next")
+            .mutable_playing(),
+            transition_method
+        ),
         row!(
             glib::ParamSpecBoolean::builder("wait-prompt")
                 .nick("Wait for prompts")

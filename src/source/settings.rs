@@ -7,7 +7,9 @@ use gstreamer as gst;
 use crate::cascade;
 use crate::checkpoint::{Located, Manifest, Place};
 use crate::device::DeviceSpec;
-use crate::generator::{self, Error, GeneratorConfig, Result, WeightPaths, WeightsSource};
+use crate::generator::{
+    self, Error, GeneratorConfig, PromptChange, Result, WeightPaths, WeightsSource,
+};
 
 /// Which blocks a prompt change touches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
@@ -18,6 +20,28 @@ pub enum PromptPolicy {
     InFlight,
     #[enum_value(name = "Only blocks that start from now on", nick = "next-block")]
     NextBlock,
+}
+
+/// The way from one prompt to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstBlockCascadeSrcTransitionMethod")]
+pub enum TransitionMethod {
+    #[default]
+    #[enum_value(name = "Straight from one text embedding to the other", nick = "linear")]
+    Linear,
+    #[enum_value(name = "Along the arc between them, token by token", nick = "slerp")]
+    Slerp,
+}
+
+/// What a live source shows until the first frame is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstBlockCascadeSrcStartupPolicy")]
+pub enum StartupPolicy {
+    #[default]
+    #[enum_value(name = "Nothing: the first frame is the model's", nick = "wait")]
+    Wait,
+    #[enum_value(name = "Frames with a bar that shows how far loading is", nick = "slate")]
+    Slate,
 }
 
 /// What blocks in flight see of each other.
@@ -53,6 +77,8 @@ pub enum Decoder {
     Light,
     #[enum_value(name = "A small decoder: softer pictures", nick = "tiny")]
     Tiny,
+    #[enum_value(name = "As small, trained on the full decoder's pictures", nick = "light-tiny")]
+    LightTiny,
 }
 
 /// Number format of the transformer.
@@ -83,12 +109,32 @@ pub enum UnderrunPolicy {
     Gap,
 }
 
+impl From<PromptPolicy> for cascade::PromptPolicy {
+    fn from(policy: PromptPolicy) -> Self {
+        match policy {
+            PromptPolicy::InFlight => Self::InFlight,
+            PromptPolicy::NextBlock => Self::NextBlock,
+        }
+    }
+}
+
+impl From<TransitionMethod> for generator::TransitionMethod {
+    fn from(method: TransitionMethod) -> Self {
+        match method {
+            TransitionMethod::Linear => Self::Linear,
+            TransitionMethod::Slerp => Self::Slerp,
+        }
+    }
+}
+
 /// What the user asked for.
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub model: String,
     pub prompt: String,
     pub prompt_policy: PromptPolicy,
+    pub transition_blocks: u32,
+    pub transition_method: TransitionMethod,
     pub seed: i64,
     pub device: String,
     pub cascade_width: u32,
@@ -102,6 +148,10 @@ pub struct Settings {
     pub is_live: bool,
     pub underrun_policy: UnderrunPolicy,
     pub queue_blocks: u32,
+    pub startup_policy: StartupPolicy,
+    pub preload: bool,
+    /// Milliseconds.
+    pub keep_loaded: u32,
     pub force_key_unit: bool,
     pub wait_prompt: bool,
 }
@@ -112,6 +162,8 @@ impl Default for Settings {
             model: "pocket".into(),
             prompt: String::new(),
             prompt_policy: PromptPolicy::default(),
+            transition_blocks: 0,
+            transition_method: TransitionMethod::default(),
             seed: -1,
             device: "auto".into(),
             cascade_width: 1,
@@ -125,6 +177,9 @@ impl Default for Settings {
             is_live: false,
             underrun_policy: UnderrunPolicy::default(),
             queue_blocks: 2,
+            startup_policy: StartupPolicy::default(),
+            preload: false,
+            keep_loaded: 0,
             force_key_unit: true,
             wait_prompt: true,
         }
@@ -143,17 +198,23 @@ impl Settings {
         config.queue_blocks = self.queue_blocks as usize;
         config.prompt.clone_from(&self.prompt);
         config.seed = self.chosen_seed();
+        config.change = self.change();
         self.apply_enums(&mut config);
         self.apply_preset(&mut config);
         config.validate()?;
         Ok(config)
     }
 
+    /// How a prompt of now takes over.
+    pub fn change(&self) -> PromptChange {
+        PromptChange {
+            policy: self.prompt_policy.into(),
+            blocks: self.transition_blocks,
+            method: self.transition_method.into(),
+        }
+    }
+
     fn apply_enums(&self, config: &mut GeneratorConfig) {
-        config.prompt_policy = match self.prompt_policy {
-            PromptPolicy::InFlight => cascade::PromptPolicy::InFlight,
-            PromptPolicy::NextBlock => cascade::PromptPolicy::NextBlock,
-        };
         config.attention = match self.attention {
             Attention::Bidirectional => cascade::AttentionMode::Bidirectional,
             Attention::Causal => cascade::AttentionMode::Causal,
@@ -166,6 +227,7 @@ impl Settings {
             Decoder::Full => generator::Decoder::Full,
             Decoder::Light => generator::Decoder::Light,
             Decoder::Tiny => generator::Decoder::Tiny,
+            Decoder::LightTiny => generator::Decoder::LightTiny,
         };
         config.dtype = match self.dtype {
             Dtype::Auto => generator::Dtype::Auto,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
@@ -12,7 +13,12 @@ use gstreamer::prelude::*;
 use gstreamer_check::Harness;
 use gstreamer_video as gst_video;
 
+mod faults;
+mod loading;
+mod prompts;
+#[path = "../support/mod.rs"]
 mod support;
+mod toy;
 use support::{PATIENCE, play_to_end};
 
 /// Frames of the first block and of every later one.
@@ -43,6 +49,7 @@ fn playing_as(properties: &str, caps: &str) -> (gst::Element, Harness) {
     let line =
         format!("blockcascadesrc name=src {properties} ! capsfilter name=caps caps=\"{caps}\"");
     let bin = gst::parse::bin_from_description(&line, true).unwrap();
+    bin.set_bus(Some(&gst::Bus::new()));
     let element = bin.by_name("src").unwrap();
     let mut harness = Harness::with_element(&bin, None, Some("src"));
     harness.use_systemclock();
@@ -74,12 +81,37 @@ fn errors(element: &gst::Element) -> Vec<glib::Error> {
         .collect()
 }
 
+/// The element messages of a name that were posted so far.
+fn messages(harness: &Harness, name: &str) -> Vec<gst::Structure> {
+    let bus = harness.element().unwrap().bus().unwrap();
+    let messages = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Element]));
+    let fields = messages.filter_map(|message| message.structure().map(|fields| fields.to_owned()));
+    fields.filter(|fields| fields.name() == name).collect()
+}
+
+/// An element that is stopped when a test ends, however it does.
+struct Stopped(gst::Element);
+
+impl Deref for Stopped {
+    type Target = gst::Element;
+
+    fn deref(&self) -> &gst::Element {
+        &self.0
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = self.0.set_state(gst::State::Null); // the test says what is wrong
+    }
+}
+
 /// An element with a bus of its own, and what became of starting it.
-fn started(properties: &str) -> (gst::Element, bool) {
+fn started(properties: &str) -> (Stopped, bool) {
     let element = element(properties);
     element.set_bus(Some(&gst::Bus::new()));
     let is_started = element.set_state(gst::State::Paused).is_ok();
-    (element, is_started)
+    (Stopped(element), is_started)
 }
 
 #[test]
@@ -193,73 +225,6 @@ fn every_format_looks_like_videoconverts() {
 }
 
 #[test]
-fn a_prompt_is_applied_at_a_block_and_everybody_is_told() {
-    let (element, mut harness) = playing("seed=0 prompt=\"a red ball\" queue-blocks=1");
-    harness.pull().unwrap();
-    element.set_property("prompt", "a blue cube");
-    let mut buffers = Vec::new();
-    while element.property::<Option<String>>("current-prompt").as_deref() != Some("a blue cube") {
-        buffers.extend(pull(&mut harness, 1));
-        assert!(buffers.len() < 200, "the prompt never came");
-    }
-    let events = std::iter::from_fn(|| harness.try_pull_event()).collect::<Vec<_>>();
-    let applied = events.iter().find_map(|event| {
-        event.structure().filter(|fields| fields.name() == "blockcascade/prompt-applied")
-    });
-    let applied = applied.unwrap();
-    assert_eq!(applied.get::<&str>("text"), Ok("a blue cube"));
-    let frame = applied.get::<u64>("frame").unwrap();
-    assert_eq!((frame - BLOCKS[0]) % BLOCKS[1], 0, "frame {frame} is not a block's first");
-    assert_eq!(applied.get::<u64>("pts"), Ok(frame * 62_500_000));
-    assert!(events.iter().any(|event| gst_video::ForceKeyUnitEvent::is(event)));
-}
-
-#[test]
-fn prompts_come_by_signal_and_event_and_name_their_time() {
-    let (element, mut harness) = playing("seed=0 prompt-policy=next-block");
-    let options = gst::Structure::builder("options")
-        .field("running-time", 2 * gst::ClockTime::SECOND)
-        .field("id", "later")
-        .build();
-    assert!(element.emit_by_name::<bool>("set-prompt", &[&"a star", &options]));
-    let buffers = pull(&mut harness, 40);
-    let prompt = |n: usize| field(&buffers[n], "prompt-id");
-    // Frame 32 is due at 2 s; the first block that starts there starts at frame 33.
-    assert!(prompt(32) == prompt(0) && prompt(33) != prompt(32));
-    let event = |fields: gst::Structure| gst::event::CustomUpstream::new(fields);
-    let now = event(gst::Structure::builder("blockcascade/prompt").field("text", "a ring").build());
-    assert!(harness.push_upstream_event(now.clone()));
-    assert!(element.send_event(now), "the same event again is no failure");
-    let stats = element.property::<gst::Structure>("stats");
-    assert_eq!(stats.get::<u64>("duplicate-events"), Ok(1));
-    for wrong in [
-        gst::Structure::builder("blockcascade/prompt").build(),
-        gst::Structure::builder("blockcascade/prompt").field("text", 7).build(),
-        gst::Structure::builder("blockcascade/prompt")
-            .field("text", "x")
-            .field("mode", "cut")
-            .build(),
-        gst::Structure::builder("blockcascade/prompt").field("text", "x".repeat(1 << 20)).build(),
-    ] {
-        assert!(!element.send_event(event(wrong)));
-    }
-    assert!(
-        !element
-            .emit_by_name::<bool>("set-prompt", &[&"x".repeat(1 << 20), &None::<gst::Structure>])
-    );
-}
-
-#[test]
-fn odd_prompts_are_shown_like_others() {
-    for prompt in ["", "🦊 一只红狐狸", &"ball ".repeat(2_000)] {
-        let mut harness = Harness::with_element(&element("seed=0"), None, Some("src"));
-        harness.element().unwrap().set_property("prompt", prompt);
-        harness.play();
-        assert!(harness.pull().is_ok(), "{prompt:.20}");
-    }
-}
-
-#[test]
 fn a_live_source_waits_for_the_clock() {
     let element = element("is-live=true seed=0");
     let mut harness = Harness::with_element(&element, None, Some("src"));
@@ -287,6 +252,9 @@ fn an_underrun_is_resynced_repeated_or_a_gap() {
         assert!(times.is_sorted_by(|a, b| a < b), "{policy}: {times:?}");
         let stats = element.property::<gst::Structure>("stats");
         assert!(stats.get::<u64>("underruns").unwrap() > 0, "{policy}");
+        let underruns = messages(&harness, "blockcascade/underrun");
+        assert_eq!(underruns[0].get::<&str>("policy"), Ok(policy));
+        assert!(underruns.len() <= stats.get::<u64>("underruns").unwrap() as usize);
         let repeats = buffers.windows(2).filter(|w| field(&w[0], "frame") == field(&w[1], "frame"));
         assert_eq!(repeats.count() > 0, policy == "repeat");
         let is_discont = |b: &gst::Buffer| b.flags().contains(gst::BufferFlags::DISCONT);
@@ -346,7 +314,7 @@ fn bad_settings_are_one_error_at_once_and_the_next_start_works() {
     let (element, _) = started("cascade-width=9");
     element.set_state(gst::State::Null).unwrap();
     element.set_property("cascade-width", 2u32);
-    let mut harness = Harness::with_element(&element, None, Some("src"));
+    let mut harness = Harness::with_element(&*element, None, Some("src"));
     harness.play();
     harness.pull().unwrap();
 }
@@ -355,7 +323,7 @@ fn bad_settings_are_one_error_at_once_and_the_next_start_works() {
 fn states_change_in_any_order() {
     let (element, _) = started("seed=0 is-live=true");
     let states = [gst::State::Null, gst::State::Ready, gst::State::Paused, gst::State::Playing];
-    let mut harness = Harness::with_element(&element, None, Some("src"));
+    let mut harness = Harness::with_element(&*element, None, Some("src"));
     harness.set_drop_buffers(true);
     let mut number = 12345u32;
     for _ in 0..200 {
@@ -366,113 +334,6 @@ fn states_change_in_any_order() {
     assert_eq!(errors(&element), []);
 }
 
-#[test]
-fn networks_are_kept_until_null() {
-    let count = |from: gst::State| {
-        let (element, _) = started("seed=0");
-        let mut harness = Harness::with_element(&element, None, Some("src"));
-        let mut loads = 0;
-        for _ in 0..2 {
-            harness.play();
-            harness.pull().unwrap();
-            element.set_state(from).unwrap();
-            let bus = element.bus().unwrap();
-            let messages = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Progress]));
-            loads += messages
-                .filter(|message| match message.view() {
-                    gst::MessageView::Progress(progress) => {
-                        progress.type_() == gst::ProgressType::Start
-                    }
-                    _ => false,
-                })
-                .count();
-        }
-        loads
-    };
-    assert_eq!(count(gst::State::Ready), 1);
-    assert_eq!(count(gst::State::Null), 2);
-}
-
-#[test]
-fn properties_and_prompts_from_several_threads() {
-    let (element, mut harness) = playing("seed=0 prompt-policy=next-block");
-    std::thread::scope(|scope| {
-        for thread in 0..4 {
-            let element = &element;
-            scope.spawn(move || {
-                for n in 0..200 {
-                    element.set_property("prompt", format!("prompt {n} of {thread}"));
-                    element.property::<gst::Structure>("stats");
-                    element.property::<Option<String>>("current-prompt");
-                }
-            });
-        }
-        pull(&mut harness, 24);
-    });
-    pull(&mut harness, 48);
-    let stats = element.property::<gst::Structure>("stats");
-    let settled = ["prompts-applied", "prompts-dropped", "prompts-queued"];
-    let sum: u64 = settled.into_iter().map(|name| stats.get::<u64>(name).unwrap()).sum();
-    assert_eq!(sum, 800, "{stats:?}");
-}
-
-/// Frames' prompts of a stream whose prompts come as subtitles, and a checksum of its pictures.
-fn story(properties: &str) -> (Vec<u64>, u64) {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("story.srt");
-    let text = "1\n00:00:00,000 --> 00:00:01,000\na red ball\n\n\
-                2\n00:00:01,000 --> 00:00:02,500\na <i>blue</i> cube\n\n";
-    std::fs::write(&file, text).unwrap();
-    init();
-    let line = format!(
-        "blockcascadesrc name=src seed=7 num-buffers=48 {properties} ! video/x-raw,format=RGB !
-         fakesink name=sink
-         filesrc location={} ! subparse ! queue ! src.prompt",
-        file.display()
-    );
-    let frames = Arc::new(Mutex::new((Vec::new(), 0u64)));
-    let seen = frames.clone();
-    play_to_end(&line, move |buffer| {
-        let (prompts, sum) = &mut *seen.lock().unwrap();
-        prompts.push(field(buffer, "prompt-id"));
-        for byte in bytes(buffer) {
-            *sum = sum.wrapping_mul(31).wrapping_add(byte.into());
-        }
-    });
-    let frames = frames.lock().unwrap();
-    frames.clone()
-}
-
-#[test]
-fn subtitles_are_prompts_and_the_same_every_time() {
-    let (prompts, sum) = story("");
-    let changes: Vec<_> = (1..48).filter(|&n| prompts[n] != prompts[n - 1]).collect();
-    assert_eq!(changes, [21], "the first block that starts at 1 s or later starts at frame 21");
-    for properties in ["", "queue-blocks=8", "queue-blocks=1"] {
-        assert_eq!(story(properties).1, sum, "{properties}");
-    }
-}
-
-#[test]
-fn the_text_pad_takes_what_comes() {
-    let source = element("seed=0 wait-prompt=false");
-    source.set_bus(Some(&gst::Bus::new()));
-    let mut harness = Harness::with_element(&source, None, Some("src"));
-    harness.add_element_sink_pad(&source.request_pad_simple("prompt").unwrap());
-    harness.set_src_caps_str("text/x-raw, format=utf8");
-    harness.play();
-    harness.pull().unwrap();
-    for text in [&b"a cube"[..], b"", b"\xff\xfe", &[b'x'; 1 << 20], b"a star\n"] {
-        harness.push(gst::Buffer::from_slice(text.to_vec())).unwrap();
-    }
-    harness.push_event(gst::event::Eos::new());
-    pull(&mut harness, 60);
-    assert_eq!(source.property::<Option<String>>("current-prompt").as_deref(), Some("a star"));
-    let bus = source.bus().unwrap();
-    let warnings = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Warning])).count();
-    assert_eq!(warnings, 2);
-}
-
 /// Every launch line of the documentation, cut short, without a window.
 #[test]
 fn launch_lines_of_the_documentation_run() {
@@ -480,7 +341,7 @@ fn launch_lines_of_the_documentation_run() {
     let folder = tempfile::tempdir().unwrap();
     let story = folder.path().join("story.srt");
     std::fs::write(&story, "1\n00:00:00,000 --> 00:00:01,000\na ball\n\n").unwrap();
-    let texts = [include_str!("../README.md"), include_str!("../src/source/mod.rs")];
+    let texts = [include_str!("../../README.md"), include_str!("../../src/source/mod.rs")];
     let lines = texts.iter().flat_map(|text| text.lines());
     let lines = lines.filter_map(|line| Some(line.split_once("gst-launch-1.0 ")?.1));
     let mut count = 0;

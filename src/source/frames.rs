@@ -1,0 +1,320 @@
+//! Frames on their way out: made, waited for until they are due, and put into buffers.
+
+use std::time::Duration;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer::subclass::prelude::*;
+use gstreamer_base::prelude::*;
+
+use super::imp::{BlockCascadeSrc, CAT, lock};
+use super::pace::Pace;
+use super::settings::{StartupPolicy, UnderrunPolicy};
+use super::stream::{Counters, Progress};
+use super::{FRAME_META, picture, slate};
+use crate::generator::{Frame, Generator};
+
+/// The streaming thread's own.
+#[derive(Debug, Default)]
+pub struct Work {
+    generator: Option<Generator>,
+    /// A frame that a flush kept from leaving.
+    pending: Option<Frame>,
+    last: Option<Frame>,
+    /// Number of the next buffer: the frame's, plus those of buffers that are no new frames.
+    pub(super) number: u64,
+    discont: bool,
+    /// A frame of the model's was shown.
+    has_begun: bool,
+    /// The last number was late already: one message tells of all in a row.
+    is_late: bool,
+}
+
+/// What the coming buffer shows.
+enum Picture {
+    New(Frame),
+    /// A slate, or a frame once more.
+    Other(Frame),
+}
+
+impl BlockCascadeSrc {
+    pub(super) fn make(&self, work: &mut Work) -> Result<gst::Buffer, gst::FlowError> {
+        let picture = match self.obj().is_live() {
+            true => self.live_picture(work)?,
+            false => Picture::New(self.next_frame(work)?),
+        };
+        let (Picture::New(frame) | Picture::Other(frame)) = &picture;
+        match (self.buffer(work, frame), picture) {
+            (Ok(buffer), Picture::New(frame)) => {
+                self.begins(work);
+                self.shows(work, &frame);
+                self.advance(work, frame);
+                Ok(buffer)
+            }
+            (Ok(buffer), Picture::Other(frame)) => {
+                self.advance(work, frame);
+                Ok(buffer)
+            }
+            // A flush from here on keeps the frame for later.
+            (Err(error), Picture::New(frame)) => {
+                work.pending = Some(frame);
+                Err(error)
+            }
+            (Err(error), Picture::Other(frame)) => {
+                work.last = Some(frame);
+                Err(error)
+            }
+        }
+    }
+
+    /// Before the model's first frame.
+    fn begins(&self, work: &mut Work) {
+        if std::mem::replace(&mut work.has_begun, true) {
+            return;
+        }
+        if self.obj().is_live() {
+            self.time_prompts();
+        }
+        let mut tags = gst::TagList::new();
+        let fields = tags.make_mut();
+        let application = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
+        fields.add::<gst::tags::ApplicationName>(&application, gst::TagMergeMode::Replace);
+        let prompt = lock(&self.settings).prompt.clone();
+        if !prompt.is_empty() {
+            fields.add::<gst::tags::Title>(&prompt.as_str(), gst::TagMergeMode::Replace);
+        }
+        self.parent_send_event(gst::event::Tag::new(tags));
+    }
+
+    fn advance(&self, work: &mut Work, frame: Frame) {
+        work.last = Some(frame);
+        self.count_number(work);
+    }
+
+    fn count_number(&self, work: &mut Work) {
+        work.number += 1;
+        if let Some(stream) = lock(&self.stream).as_mut() {
+            stream.number = work.number;
+        }
+    }
+
+    fn next_frame(&self, work: &mut Work) -> Result<Frame, gst::FlowError> {
+        if let Some(frame) = work.pending.take() {
+            return Ok(frame);
+        }
+        match self.generator(work)?.next_frame() {
+            Ok(frame) => frame.ok_or(gst::FlowError::Eos),
+            Err(error) => Err(self.fail(&error)),
+        }
+    }
+
+    /// Waits for the networks if there is no generator yet.
+    fn generator<'a>(&self, work: &'a mut Work) -> Result<&'a mut Generator, gst::FlowError> {
+        if work.generator.is_none() {
+            let (config, controls, loading) = {
+                let stream = lock(&self.stream);
+                let stream = stream.as_ref().ok_or(gst::FlowError::Flushing)?;
+                (stream.config.clone(), stream.controls.clone(), stream.loading.clone())
+            };
+            let parts = loading.wait().map_err(|error| self.fail(&error))?;
+            let generator = Generator::from_parts(parts, &config, controls);
+            let generator = generator.map_err(|error| self.fail(&error))?;
+            if let Some(stream) = lock(&self.stream).as_mut() {
+                stream.device = Some(generator.device());
+            }
+            work.generator = Some(generator);
+        }
+        work.generator.as_mut().ok_or(gst::FlowError::Error)
+    }
+
+    fn buffer(&self, work: &mut Work, frame: &Frame) -> Result<gst::Buffer, gst::FlowError> {
+        let (info, pace, seed) = {
+            let stream = lock(&self.stream);
+            let stream = stream.as_ref().ok_or(gst::FlowError::Flushing)?;
+            let info = stream.info.clone().ok_or(gst::FlowError::NotNegotiated)?;
+            (info, stream.pace, stream.config.seed)
+        };
+        let pool = self.obj().buffer_pool().ok_or(gst::FlowError::NotNegotiated)?;
+        let mut buffer = pool.acquire_buffer(None)?;
+        let writable = buffer.make_mut();
+        if let Err(reason) = picture::write(frame, writable, &info) {
+            gst::element_imp_error!(self, gst::StreamError::Format, ("{reason}"));
+            return Err(gst::FlowError::Error);
+        }
+        writable.set_pts(pace.time(work.number));
+        writable.set_duration(pace.duration(work.number));
+        writable.set_offset(work.number);
+        writable.set_offset_end(work.number + 1);
+        if std::mem::take(&mut work.discont) {
+            writable.set_flags(gst::BufferFlags::DISCONT | gst::BufferFlags::RESYNC);
+        }
+        if let Ok(mut meta) = gst::meta::CustomMeta::add(writable, FRAME_META) {
+            let fields = meta.mut_structure();
+            fields.set("frame", frame.index);
+            fields.set("block", frame.block);
+            fields.set("prompt-id", frame.prompt.id.0);
+            fields.set("seed", seed);
+        }
+        Ok(buffer)
+    }
+}
+
+/// Live: each number has its time.
+impl BlockCascadeSrc {
+    /// The picture of the coming number, at the time when it is due.
+    fn live_picture(&self, work: &mut Work) -> Result<Picture, gst::FlowError> {
+        let (policy, startup) = {
+            let settings = lock(&self.settings);
+            (settings.underrun_policy, settings.startup_policy)
+        };
+        if startup == StartupPolicy::Slate && !work.has_begun && !self.can_begin(work)? {
+            return self.slate(work).map(Picture::Other);
+        }
+        while policy != UnderrunPolicy::Resync && work.number > 0 && !self.is_in_time(work)? {
+            self.tell_underrun(work, policy);
+            match (policy, work.last.take()) {
+                (UnderrunPolicy::Repeat, Some(last)) => return self.again(work, last),
+                _ => self.push_gap(work),
+            }
+        }
+        let frame = self.next_frame(work)?;
+        let due = self.due(work);
+        if let Err(flushing) = self.wait_until(due) {
+            work.pending = Some(frame);
+            return Err(flushing);
+        }
+        Ok(Picture::New(frame))
+    }
+
+    /// Whether the first frame comes before its number is over.
+    fn can_begin(&self, work: &mut Work) -> Result<bool, gst::FlowError> {
+        let progress = lock(&self.stream).as_ref().map(|stream| stream.progress);
+        if let Some(Progress::Percent(_)) = progress {
+            return Ok(false);
+        }
+        self.generator(work)?;
+        Ok(work.number > 0 && self.is_in_time(work)?)
+    }
+
+    /// What stands for frames that are still to come.
+    fn slate(&self, work: &mut Work) -> Result<Frame, gst::FlowError> {
+        let due = self.due(work);
+        self.wait_until(due)?;
+        let mut stream = lock(&self.stream);
+        let stream = stream.as_mut().ok_or(gst::FlowError::Flushing)?;
+        stream.counters.slates += 1;
+        let percent = match stream.progress {
+            Progress::Percent(percent) => percent,
+            _ => 100,
+        };
+        Ok(slate::frame(stream.format().size, percent))
+    }
+
+    /// The last frame, when another one was due.
+    fn again(&self, work: &mut Work, last: Frame) -> Result<Picture, gst::FlowError> {
+        let due = self.pace().time(work.number);
+        if let Err(flushing) = self.wait_until(due) {
+            work.last = Some(last);
+            return Err(flushing);
+        }
+        self.count(|counters| counters.repeated += 1);
+        Ok(Picture::Other(last))
+    }
+
+    /// Whether a frame comes before its number is over.
+    fn is_in_time(&self, work: &mut Work) -> Result<bool, gst::FlowError> {
+        if work.pending.is_some() {
+            return Ok(true);
+        }
+        let due = self.pace().time(work.number);
+        let patience = Duration::from(due.saturating_sub(self.running_time()));
+        let is_in_time = self.generator(work)?.wait_frame(patience);
+        let is_in_time = is_in_time.map_err(|error| self.fail(&error))?;
+        work.is_late &= !is_in_time;
+        Ok(is_in_time)
+    }
+
+    /// When the coming number is due; what follows is counted from now if that is long past.
+    fn due(&self, work: &mut Work) -> gst::ClockTime {
+        let now = self.running_time();
+        let pace = self.pace();
+        let due = pace.time(work.number);
+        if work.number > 0 && now <= due + pace.duration(work.number) {
+            work.is_late = false;
+            return due;
+        }
+        if work.number > 0 {
+            self.tell_underrun(work, UnderrunPolicy::Resync);
+            work.discont = true;
+        }
+        if let Some(stream) = lock(&self.stream).as_mut() {
+            stream.pace.anchor(work.number, now);
+        }
+        now
+    }
+
+    /// Counts an underrun, and says so at the first of several in a row.
+    fn tell_underrun(&self, work: &mut Work, policy: UnderrunPolicy) {
+        self.count(|counters| counters.underruns += 1);
+        if std::mem::replace(&mut work.is_late, true) {
+            return;
+        }
+        let due = self.pace().time(work.number);
+        let late = self.running_time().saturating_sub(due);
+        gst::info!(CAT, imp = self, "frame {} is {late} late", work.number);
+        let policy = policy.to_value();
+        let policy = glib::EnumValue::from_value(&policy).map(|(_, value)| value.nick().to_owned());
+        self.post_element_message(
+            gst::Structure::builder("blockcascade/underrun")
+                .field("frame", work.number)
+                .field("pts", due)
+                .field("late", late)
+                .field_if_some("policy", policy)
+                .build(),
+        );
+    }
+
+    fn push_gap(&self, work: &mut Work) {
+        let pace = self.pace();
+        let gap = gst::event::Gap::builder(pace.time(work.number));
+        let gap = gap.duration(pace.duration(work.number)).build();
+        self.obj().src_pad().push_event(gap);
+        self.count(|counters| counters.gaps += 1);
+        self.count_number(work);
+        work.discont = true;
+    }
+
+    fn wait_until(&self, due: gst::ClockTime) -> Result<(), gst::FlowError> {
+        let (clock, base) = (self.obj().clock(), self.obj().base_time());
+        let (Some(clock), Some(base)) = (clock, base) else { return Ok(()) };
+        let id = clock.new_single_shot_id(base + due);
+        {
+            let mut wait = lock(&self.wait);
+            if wait.flushing {
+                return Err(gst::FlowError::Flushing);
+            }
+            wait.id = Some(id.clone());
+        }
+        let (result, _) = id.wait();
+        lock(&self.wait).id = None;
+        match result {
+            Err(gst::ClockError::Unscheduled) => Err(gst::FlowError::Flushing),
+            _ => Ok(()),
+        }
+    }
+
+    fn pace(&self) -> Pace {
+        let pace = lock(&self.stream).as_ref().map(|stream| stream.pace);
+        pace.unwrap_or_else(|| Pace::new(gst::Fraction::new(1, 1)))
+    }
+
+    fn count(&self, change: impl FnOnce(&mut Counters)) {
+        if let Some(stream) = lock(&self.stream).as_mut() {
+            change(&mut stream.counters);
+        }
+    }
+
+    fn running_time(&self) -> gst::ClockTime {
+        self.obj().current_running_time().unwrap_or_default()
+    }
+}

@@ -1,0 +1,88 @@
+//! What goes wrong behind the element, and how it stops while it works.
+
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_check::Harness;
+
+use super::support::PATIENCE;
+use super::toy::{Behaviour, Toy};
+use super::{Stopped, errors, init, playing_as, started};
+
+/// Plays an element in a pipeline until it posts an error.
+fn error_of(properties: &str) -> (Stopped, glib::Error) {
+    init();
+    let line = format!("blockcascadesrc name=src seed=0 {properties} ! fakesink");
+    let pipeline = gst::parse::launch(&line).unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let bus = pipeline.bus().unwrap();
+    let message = bus.timed_pop_filtered(PATIENCE, &[gst::MessageType::Error]).unwrap();
+    let gst::MessageView::Error(error) = message.view() else { unreachable!("filtered") };
+    (Stopped(pipeline.clone()), error.error())
+}
+
+#[test]
+fn a_panic_is_one_error_and_the_next_start_works() {
+    let toy = Toy::new(Behaviour::Panic);
+    let (pipeline, error) = error_of(&toy.model());
+    assert!(error.matches(gst::StreamError::Failed), "{error:?}");
+    assert!(error.message().contains("the toy is broken"), "{error}");
+    pipeline.set_state(gst::State::Null).unwrap();
+    assert_eq!(errors(&pipeline), [], "one error, not the base class's, too");
+    toy.behave(Behaviour::Work);
+    let source = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("src").unwrap();
+    source.set_property("num-buffers", 30);
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
+    let end = pipeline.bus().unwrap().timed_pop_filtered(PATIENCE, &kinds).unwrap();
+    assert_eq!(end.type_(), gst::MessageType::Eos, "{end:?}");
+    pipeline.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn sixty_pipelines_whose_generator_panics_leave_the_process_alive() {
+    let toy = Toy::new(Behaviour::Panic);
+    for _ in 0..60 {
+        let (pipeline, _) = error_of(&toy.model());
+        pipeline.set_state(gst::State::Null).unwrap();
+    }
+}
+
+/// Flushing, pausing and stopping do not wait for the block that is made.
+#[test]
+fn a_blocked_stream_is_unlocked_at_once() {
+    let layer = Duration::from_secs(2);
+    let toy = Toy::new(Behaviour::Slow(layer));
+    let (element, harness) = playing_as(&toy.model(), "video/x-raw, format=RGB");
+    std::thread::sleep(Duration::from_millis(100)); // it waits for its first frame now
+    let begun = Instant::now();
+    let pad = element.static_pad("src").unwrap();
+    assert!(pad.send_event(gst::event::FlushStart::new()));
+    let flushed = begun.elapsed();
+    assert!(pad.send_event(gst::event::FlushStop::new(true)));
+    let begun = Instant::now();
+    element.set_state(gst::State::Paused).unwrap();
+    element.set_state(gst::State::Playing).unwrap();
+    let paused = begun.elapsed();
+    // Far less than a layer, and far more than it takes, for machines are busy.
+    assert!(flushed < layer / 4 && paused < layer / 4, "{flushed:?} {paused:?}");
+    drop(harness);
+    element.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn storms_of_states_leave_nothing_behind() {
+    let toy = Toy::new(Behaviour::Work);
+    let (element, _) = started(&format!("is-live=true {}", toy.model()));
+    let mut harness = Harness::with_element(&*element, None, Some("src"));
+    harness.set_drop_buffers(true);
+    let states = [gst::State::Null, gst::State::Ready, gst::State::Paused, gst::State::Playing];
+    let mut number = 54321u32;
+    for _ in 0..300 {
+        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        element.set_state(states[(number >> 16) as usize % states.len()]).unwrap();
+    }
+    element.set_state(gst::State::Null).unwrap();
+    assert_eq!(errors(&element), []);
+}

@@ -1,0 +1,207 @@
+//! Loading: when, how often, what is said of it, and what is shown meanwhile.
+
+use std::time::Duration;
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_check::Harness;
+
+use super::support::PATIENCE;
+use super::toy::{Behaviour, Toy};
+use super::{Stopped, bytes, errors, field, playing_as, pull, started};
+
+/// A moment: enough for another thread to get going.
+const MOMENT: Duration = Duration::from_millis(20);
+
+/// The kinds of PROGRESS messages that were posted so far.
+fn progress(element: &gst::Element) -> Vec<gst::ProgressType> {
+    let bus = element.bus().unwrap();
+    let messages = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Progress]));
+    messages
+        .map(|message| match message.view() {
+            gst::MessageView::Progress(progress) => progress.type_(),
+            _ => unreachable!("filtered"),
+        })
+        .collect()
+}
+
+/// Waits for the PROGRESS message of a kind.
+fn wait_for(element: &gst::Element, kind: gst::ProgressType) {
+    let bus = element.bus().unwrap();
+    let mut messages =
+        std::iter::from_fn(|| bus.timed_pop_filtered(PATIENCE, &[gst::MessageType::Progress]));
+    let is_it = |message: gst::Message| match message.view() {
+        gst::MessageView::Progress(progress) => progress.type_() == kind,
+        _ => false,
+    };
+    assert!(messages.any(is_it), "no {kind:?}");
+}
+
+/// A manifest of a model that no other element in this process has loaded.
+fn model(folder: &tempfile::TempDir) -> String {
+    let path = folder.path().join("own.toml");
+    let text = include_str!("../../models/pocket.toml");
+    let unique = format!("description = \"in {}, ", folder.path().display());
+    std::fs::write(&path, text.replacen("description = \"", &unique, 1)).unwrap();
+    format!("model={}", path.display())
+}
+
+/// Plays an element to its first frame, and stops it.
+fn first_frame(element: &gst::Element) {
+    let mut harness = Harness::with_element(element, None, Some("src"));
+    harness.play();
+    harness.pull().unwrap();
+}
+
+#[test]
+fn it_is_told_from_start_to_end_with_percents() {
+    let folder = tempfile::tempdir().unwrap();
+    let (element, _) = started(&model(&folder));
+    wait_for(&element, gst::ProgressType::Start);
+    let bus = element.bus().unwrap();
+    let mut percents = Vec::new();
+    let mut numbers = Vec::new();
+    loop {
+        let message = bus.timed_pop_filtered(PATIENCE, &[gst::MessageType::Progress]).unwrap();
+        percents.push(message.structure().unwrap().get::<i32>("percent").unwrap());
+        numbers.push(message.seqnum());
+        let gst::MessageView::Progress(progress) = message.view() else { unreachable!("filtered") };
+        if progress.type_() == gst::ProgressType::Complete {
+            break;
+        }
+    }
+    assert!(percents.len() > 2 && percents.is_sorted() && percents.last() == Some(&100));
+    assert!(numbers.windows(2).all(|pair| pair[0] == pair[1]), "one number for one loading");
+    element.set_state(gst::State::Null).unwrap();
+    assert_eq!(progress(&element), []);
+}
+
+#[test]
+fn a_stop_cancels_it_and_says_so_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (element, _) = started(&model(&folder));
+    wait_for(&element, gst::ProgressType::Start);
+    element.set_state(gst::State::Ready).unwrap();
+    let ends = |kinds: Vec<gst::ProgressType>| {
+        let is_end = |kind: &gst::ProgressType| *kind != gst::ProgressType::Continue;
+        kinds.into_iter().filter(is_end).collect::<Vec<_>>()
+    };
+    let first = ends(progress(&element));
+    // On a quick machine it was over before.
+    assert!(
+        first == [gst::ProgressType::Canceled] || first == [gst::ProgressType::Complete],
+        "{first:?}"
+    );
+    std::thread::sleep(MOMENT);
+    assert_eq!(progress(&element), [], "nothing after its end");
+    element.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn networks_are_kept_until_null() {
+    let folder = tempfile::tempdir().unwrap();
+    let count = |rest: gst::State, properties: &str| {
+        let (element, _) = started(&format!("seed=0 {} {properties}", model(&folder)));
+        let mut harness = Harness::with_element(&*element, None, Some("src"));
+        let mut loads = 0;
+        for _ in 0..2 {
+            harness.play();
+            harness.pull().unwrap();
+            let kinds = progress(&element).into_iter();
+            loads += kinds.filter(|&kind| kind == gst::ProgressType::Start).count();
+            element.set_state(rest).unwrap();
+        }
+        loads
+    };
+    assert_eq!(count(gst::State::Ready, ""), 1);
+    assert_eq!(count(gst::State::Null, ""), 2);
+    assert_eq!(count(gst::State::Null, "keep-loaded=60000"), 1);
+}
+
+#[test]
+fn elements_of_a_process_share_networks() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(&folder);
+    let (first, _) = started(&model);
+    wait_for(&first, gst::ProgressType::Complete);
+    let (second, _) = started(&format!("{model} cascade-width=3"));
+    assert_eq!(progress(&second), [], "it has them at once");
+    first.set_state(gst::State::Null).unwrap();
+    first_frame(&second);
+    let (other, _) = started(&format!("{model} dtype=f32"));
+    wait_for(&other, gst::ProgressType::Start);
+    other.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn preloading_starts_in_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(&folder);
+    let element = super::element(&format!("{model} preload=true"));
+    element.set_bus(Some(&gst::Bus::new()));
+    element.set_state(gst::State::Ready).unwrap();
+    // Another element that asks for the same has it from there.
+    let (other, _) = started(&model);
+    first_frame(&other);
+    element.set_state(gst::State::Paused).unwrap();
+    assert_eq!(progress(&element), [], "it was loaded in READY");
+    element.set_state(gst::State::Null).unwrap();
+}
+
+#[test]
+fn files_that_cannot_be_read_are_one_error_before_the_last_progress() {
+    let folder = tempfile::tempdir().unwrap();
+    let size = include_bytes!("../../models/pocket/dit.safetensors").len();
+    std::fs::write(folder.path().join("dit.safetensors"), vec![0; size]).unwrap();
+    super::init();
+    let line = format!("blockcascadesrc model={} ! fakesink", folder.path().display());
+    let pipeline = Stopped(gst::parse::launch(&line).unwrap());
+    let bus = pipeline.bus().unwrap();
+    pipeline.set_state(gst::State::Paused).unwrap();
+    let kinds = [gst::MessageType::Error, gst::MessageType::Progress];
+    let mut told = Vec::new();
+    while told.last() != Some(&"progress error") {
+        let message = bus.timed_pop_filtered(PATIENCE, &kinds).unwrap();
+        told.push(match message.view() {
+            gst::MessageView::Error(error) => {
+                assert!(error.error().matches(gst::ResourceError::OpenRead), "{error:?}");
+                "error"
+            }
+            gst::MessageView::Progress(progress) => match progress.type_() {
+                gst::ProgressType::Start => "start",
+                gst::ProgressType::Error => "progress error",
+                _ => "more",
+            },
+            _ => unreachable!("filtered"),
+        });
+    }
+    pipeline.set_state(gst::State::Null).unwrap();
+    told.retain(|&kind| kind != "more");
+    assert_eq!(told, ["start", "error", "progress error"]);
+    assert_eq!(errors(&pipeline), [], "one error, not the base class's, too");
+}
+
+#[test]
+fn a_slate_is_shown_until_the_first_frame() {
+    let toy = Toy::new(Behaviour::Slow(Duration::from_millis(60)));
+    let properties = format!("is-live=true startup-policy=slate seed=0 {}", toy.model());
+    let (element, mut harness) = playing_as(&properties, "video/x-raw, format=RGB");
+    let mut buffers = pull(&mut harness, 4);
+    while field(buffers.last().unwrap(), "prompt-id") == 0 {
+        buffers.extend(pull(&mut harness, 1));
+        assert!(buffers.len() < 500, "no frame came");
+    }
+    toy.behave(Behaviour::Work);
+    let slates = buffers.len() - 1;
+    let stats = element.property::<gst::Structure>("stats");
+    assert_eq!(stats.get::<u64>("slates"), Ok(slates as u64));
+    assert_eq!(field(&buffers[slates], "frame"), 0);
+    for (buffer, n) in buffers.iter().zip(0u64..) {
+        assert_eq!(buffer.offset(), n);
+    }
+    let times: Vec<_> = buffers.iter().map(|buffer| buffer.pts().unwrap()).collect();
+    assert!(times.is_sorted_by(|a, b| a < b), "{times:?}");
+    let (slate, frame) = (bytes(&buffers[0]), bytes(&buffers[slates]));
+    assert!(slate[..300].iter().all(|&byte| byte < 30), "a slate is dark");
+    assert_ne!(slate, frame);
+}

@@ -1,0 +1,230 @@
+//! Prompts: the ways in, when they take effect, and who is told.
+
+use std::sync::{Arc, Mutex};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer_check::Harness;
+use gstreamer_video as gst_video;
+
+use super::support::play_to_end;
+use super::toy::{Behaviour, Toy};
+use super::{BLOCKS, bytes, element, field, init, playing, playing_as, pull};
+
+#[test]
+fn a_prompt_is_applied_at_a_block_and_everybody_is_told() {
+    let (element, mut harness) = playing("seed=0 prompt=\"a red ball\" queue-blocks=1");
+    harness.pull().unwrap();
+    element.set_property("prompt", "a blue cube");
+    let mut buffers = Vec::new();
+    while element.property::<Option<String>>("current-prompt").as_deref() != Some("a blue cube") {
+        buffers.extend(pull(&mut harness, 1));
+        assert!(buffers.len() < 200, "the prompt never came");
+    }
+    let events = std::iter::from_fn(|| harness.try_pull_event()).collect::<Vec<_>>();
+    let applied = events.iter().find_map(|event| {
+        event.structure().filter(|fields| fields.name() == "blockcascade/prompt-applied")
+    });
+    let applied = applied.unwrap();
+    assert_eq!(applied.get::<&str>("text"), Ok("a blue cube"));
+    let frame = applied.get::<u64>("frame").unwrap();
+    assert_eq!((frame - BLOCKS[0]) % BLOCKS[1], 0, "frame {frame} is not a block's first");
+    assert_eq!(applied.get::<u64>("pts"), Ok(frame * 62_500_000));
+    assert!(events.iter().any(|event| gst_video::ForceKeyUnitEvent::is(event)));
+}
+
+#[test]
+fn prompts_come_by_signal_and_event_and_name_their_time() {
+    let (element, mut harness) = playing("seed=0 prompt-policy=next-block");
+    let options = gst::Structure::builder("options")
+        .field("running-time", 2 * gst::ClockTime::SECOND)
+        .field("id", "later")
+        .build();
+    assert!(element.emit_by_name::<bool>("set-prompt", &[&"a star", &options]));
+    let buffers = pull(&mut harness, 40);
+    let prompt = |n: usize| field(&buffers[n], "prompt-id");
+    // Frame 32 is due at 2 s; the first block that starts there starts at frame 33.
+    assert!(prompt(32) == prompt(0) && prompt(33) != prompt(32));
+    let event = |fields: gst::Structure| gst::event::CustomUpstream::new(fields);
+    let now = event(gst::Structure::builder("blockcascade/prompt").field("text", "a ring").build());
+    let stat = |name: &str| element.property::<gst::Structure>("stats").get::<u64>(name).unwrap();
+    let queued = stat("prompts-queued");
+    assert!(harness.push_upstream_event(now.clone()));
+    assert!(element.send_event(now), "the same event again is no failure");
+    assert_eq!((stat("prompts-queued"), stat("duplicate-events")), (queued + 1, 1));
+    for wrong in [
+        gst::Structure::builder("blockcascade/prompt").build(),
+        gst::Structure::builder("blockcascade/prompt").field("text", 7).build(),
+        gst::Structure::builder("blockcascade/prompt")
+            .field("text", "x")
+            .field("mode", "cut")
+            .build(),
+        gst::Structure::builder("blockcascade/prompt").field("text", "x".repeat(1 << 20)).build(),
+    ] {
+        assert!(!element.send_event(event(wrong)));
+    }
+    assert!(
+        !element
+            .emit_by_name::<bool>("set-prompt", &[&"x".repeat(1 << 20), &None::<gst::Structure>])
+    );
+}
+
+#[test]
+fn odd_prompts_are_shown_like_others() {
+    for prompt in ["", "🦊 一只红狐狸", &"ball ".repeat(2_000)] {
+        let mut harness = Harness::with_element(&element("seed=0"), None, Some("src"));
+        harness.element().unwrap().set_property("prompt", prompt);
+        harness.play();
+        assert!(harness.pull().is_ok(), "{prompt:.20}");
+    }
+}
+
+#[test]
+fn properties_and_prompts_from_several_threads() {
+    let (element, mut harness) = playing("seed=0 prompt-policy=next-block");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let element = &element;
+            scope.spawn(move || {
+                for n in 0..200 {
+                    element.set_property("prompt", format!("prompt {n} of {thread}"));
+                    element.property::<gst::Structure>("stats");
+                    element.property::<Option<String>>("current-prompt");
+                }
+            });
+        }
+        pull(&mut harness, 24);
+    });
+    pull(&mut harness, 48);
+    let stats = element.property::<gst::Structure>("stats");
+    let settled = ["prompts-applied", "prompts-dropped", "prompts-queued"];
+    let sum: u64 = settled.into_iter().map(|name| stats.get::<u64>(name).unwrap()).sum();
+    assert_eq!(sum, 800, "{stats:?}");
+}
+
+/// Frames' prompts of a stream whose prompts come as subtitles, and a checksum of its pictures.
+fn story(properties: &str) -> (Vec<u64>, u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("story.srt");
+    let text = "1\n00:00:00,000 --> 00:00:01,000\na red ball\n\n\
+                2\n00:00:01,000 --> 00:00:02,500\na <i>blue</i> cube\n\n";
+    std::fs::write(&file, text).unwrap();
+    init();
+    let line = format!(
+        "blockcascadesrc name=src seed=7 num-buffers=48 {properties} ! video/x-raw,format=RGB !
+         fakesink name=sink
+         filesrc location={} ! subparse ! queue ! src.prompt",
+        file.display()
+    );
+    let frames = Arc::new(Mutex::new((Vec::new(), 0u64)));
+    let seen = frames.clone();
+    play_to_end(&line, move |buffer| {
+        let (prompts, sum) = &mut *seen.lock().unwrap();
+        prompts.push(field(buffer, "prompt-id"));
+        for byte in bytes(buffer) {
+            *sum = sum.wrapping_mul(31).wrapping_add(byte.into());
+        }
+    });
+    let frames = frames.lock().unwrap();
+    frames.clone()
+}
+
+#[test]
+fn subtitles_are_prompts_and_the_same_every_time() {
+    let (prompts, sum) = story("");
+    let changes: Vec<_> = (1..48).filter(|&n| prompts[n] != prompts[n - 1]).collect();
+    assert_eq!(changes, [21], "the first block that starts at 1 s or later starts at frame 21");
+    for properties in ["", "queue-blocks=8", "queue-blocks=1"] {
+        assert_eq!(story(properties).1, sum, "{properties}");
+    }
+}
+
+#[test]
+fn the_text_pad_takes_what_comes() {
+    let source = element("seed=0 wait-prompt=false");
+    source.set_bus(Some(&gst::Bus::new()));
+    let mut harness = Harness::with_element(&source, None, Some("src"));
+    harness.add_element_sink_pad(&source.request_pad_simple("prompt").unwrap());
+    harness.set_src_caps_str("text/x-raw, format=utf8");
+    harness.play();
+    harness.pull().unwrap();
+    for text in [&b"a cube"[..], b"", b"\xff\xfe", &[b'x'; 1 << 20], b"a star\n"] {
+        harness.push(gst::Buffer::from_slice(text.to_vec())).unwrap();
+    }
+    harness.push_event(gst::event::Eos::new());
+    pull(&mut harness, 60);
+    assert_eq!(source.property::<Option<String>>("current-prompt").as_deref(), Some("a star"));
+    let bus = source.bus().unwrap();
+    let warnings = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Warning])).count();
+    assert_eq!(warnings, 2);
+}
+
+#[test]
+fn a_transition_goes_block_by_block() {
+    let toy = Toy::new(Behaviour::Work);
+    let properties = format!(
+        "{} seed=0 prompt={} transition-blocks=4 transition-method=slerp",
+        toy.model(),
+        "x".repeat(80)
+    );
+    let (element, mut harness) = playing_as(&properties, "video/x-raw, format=RGB");
+    let second = gst::ClockTime::SECOND;
+    let ask = |length: usize, seconds: u64, fields: &str| {
+        let options =
+            format!("options, running-time=(guint64){} {fields}", seconds * second.nseconds());
+        let options = options.parse::<gst::Structure>().unwrap();
+        assert!(element.emit_by_name::<bool>("set-prompt", &[&"y".repeat(length), &options]));
+    };
+    ask(40, 60, "");
+    ask(80, 120, ", transition-blocks=(uint)2, transition-method=linear");
+    let buffers = pull(&mut harness, 16 * 126);
+    let level = |n: usize| f64::from(bytes(&buffers[n])[0]) / 2.55;
+    let first_of = |seconds: usize| (16 * seconds..).find(|n| n % 12 == 9).unwrap();
+    let levels = |seconds: usize| -> Vec<_> {
+        (0..6).map(|block| level(first_of(seconds) - 12 + 12 * block).round()).collect()
+    };
+    assert_eq!(levels(60), [80.0, 70.0, 60.0, 50.0, 40.0, 40.0]);
+    assert_eq!(levels(120), [40.0, 60.0, 80.0, 80.0, 80.0, 80.0]);
+}
+
+#[test]
+fn an_event_before_the_start_is_what_the_stream_starts_from() {
+    let element = element("seed=0");
+    let event = |fields| gst::event::CustomUpstream::new(fields);
+    let prompt = gst::Structure::builder("blockcascade/prompt").field("text", "a star");
+    assert!(element.send_event(event(prompt.build())));
+    assert_eq!(element.property::<Option<String>>("prompt").as_deref(), Some("a star"));
+    let timed = gst::Structure::builder("blockcascade/prompt").field("text", "a ring");
+    let timed = timed.field("running-time", gst::ClockTime::SECOND).build();
+    assert!(!element.send_event(event(timed)), "nothing runs yet");
+}
+
+#[test]
+fn the_first_prompt_is_the_title() {
+    let (_, mut harness) = playing("seed=0 prompt=\"a red ball\"");
+    harness.pull().unwrap();
+    let events = std::iter::from_fn(|| harness.try_pull_event()).collect::<Vec<_>>();
+    let titles = events.iter().filter_map(|event| match event.view() {
+        gst::EventView::Tag(tag) => tag.tag().get::<gst::tags::Title>().map(|t| t.get().to_owned()),
+        _ => None,
+    });
+    assert_eq!(titles.collect::<Vec<_>>(), ["a red ball"]);
+}
+
+#[test]
+fn stats_tell_how_fast_it_is() {
+    let (element, mut harness) = playing("seed=0");
+    pull(&mut harness, 24);
+    let stats = element.property::<gst::Structure>("stats");
+    for name in ["block-time-last", "block-time-avg", "block-time-p95", "decode-time-avg"] {
+        assert!(stats.get::<gst::ClockTime>(name).unwrap() > gst::ClockTime::ZERO, "{name}");
+    }
+    assert!(stats.get::<f64>("realtime-factor").unwrap() > 0.0);
+    assert_eq!(
+        (stats.get::<&str>("model"), stats.get::<&str>("state")),
+        (Ok("pocket"), Ok("generating"))
+    );
+    let devices = stats.get::<gst::Array>("devices").unwrap();
+    let device = devices[0].get::<gst::Structure>().unwrap();
+    assert_eq!((devices.len(), device.get::<&str>("name")), (1, Ok("cpu")));
+}

@@ -1,0 +1,144 @@
+//! Networks that are quick, slow or broken as a test wants it, in place of a model's own.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use candle_core::{DType, Device, Result, Tensor};
+use gstblockcascade::checkpoint::Manifest;
+use gstblockcascade::generator::{GeneratorConfig, Loading, Parts};
+use gstblockcascade::model::{
+    DenoiseInput, FrameDecoder, Interrupt, Kv, KvExchange, TextContext, TextEmbedding, TextEncoder,
+    VideoModel, VideoSpec,
+};
+
+const LAYERS: usize = 2;
+
+/// What the transformer does at every forward.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Behaviour {
+    #[default]
+    Work,
+    Panic,
+    /// Every layer takes so long.
+    Slow(Duration),
+}
+
+/// Networks under a name of their own; the element finds them by its property `model`.
+pub struct Toy {
+    behaviour: Arc<Mutex<Behaviour>>,
+    manifest: PathBuf,
+    _folder: tempfile::TempDir,
+    _networks: Loading,
+}
+
+impl Toy {
+    pub fn new(behaviour: Behaviour) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = folder.path().join("toy.toml");
+        let text = include_str!("../../models/pocket.toml");
+        let unique = format!("description = \"a toy in {}, ", folder.path().display());
+        std::fs::write(&manifest, text.replacen("description = \"", &unique, 1)).unwrap();
+        let behaviour = Arc::new(Mutex::new(behaviour));
+        let parts = Parts {
+            text: Arc::new(Lengths),
+            model: Arc::new(Mean { behaviour: behaviour.clone(), spec: SPEC }),
+            decoder: Arc::new(Grey::default()),
+        };
+        let config = GeneratorConfig::new(Manifest::read(&manifest).unwrap());
+        let networks = Loading::given(&config, parts);
+        Self { behaviour, manifest, _folder: folder, _networks: networks }
+    }
+
+    /// The property that names these networks.
+    pub fn model(&self) -> String {
+        format!("model={}", self.manifest.display())
+    }
+
+    pub fn behave(&self, behaviour: Behaviour) {
+        *self.behaviour.lock().unwrap() = behaviour;
+    }
+}
+
+const SPEC: VideoSpec = VideoSpec {
+    latent_channels: 1,
+    spatial_stride: 8,
+    patch: 2,
+    layers: LAYERS,
+    heads: 1,
+    head_dim: 6,
+};
+
+/// Clean latents are the prompt's length.
+#[derive(Debug)]
+struct Mean {
+    behaviour: Arc<Mutex<Behaviour>>,
+    spec: VideoSpec,
+}
+
+impl VideoModel for Mean {
+    fn spec(&self) -> &VideoSpec {
+        &self.spec
+    }
+
+    fn device(&self) -> &Device {
+        &Device::Cpu
+    }
+
+    fn text_context(&self, text: &TextEmbedding) -> Result<TextContext> {
+        let kv = Kv { k: text.0.clone(), v: text.0.clone() };
+        Ok(TextContext { layers: vec![kv], last_count: 1 })
+    }
+
+    fn predict_flow(
+        &self,
+        blocks: &[DenoiseInput<'_>],
+        kv: &mut dyn KvExchange,
+    ) -> Result<Vec<Tensor>> {
+        for layer in 0..LAYERS {
+            let k = Tensor::zeros((1, 3, 1, 6), DType::F32, &Device::Cpu)?;
+            kv.exchange(layer, vec![Kv { v: k.clone(), k }; blocks.len()])?;
+            let behaviour = *self.behaviour.lock().unwrap();
+            match behaviour {
+                Behaviour::Work => {}
+                Behaviour::Panic => panic!("the toy is broken"),
+                Behaviour::Slow(time) => std::thread::sleep(time),
+            }
+        }
+        let flow = |block: &DenoiseInput<'_>| {
+            let length = block.text.layers[0].k.mean_all()?.to_scalar::<f32>()?;
+            let sigma = (block.timesteps[0] / 1000.0).max(0.001);
+            (block.latent - f64::from(length))? / sigma
+        };
+        blocks.iter().map(flow).collect()
+    }
+}
+
+#[derive(Debug)]
+struct Lengths;
+
+impl TextEncoder for Lengths {
+    fn encode(&self, prompt: &str, _: &Interrupt) -> Result<TextEmbedding> {
+        Ok(TextEmbedding(Tensor::new(&[[prompt.len() as f32 / 100.0]], &Device::Cpu)?))
+    }
+}
+
+/// Frames as bright as their latents.
+#[derive(Debug, Default)]
+struct Grey {
+    has_begun: bool,
+}
+
+impl FrameDecoder for Grey {
+    fn step(&mut self, latents: &Tensor, interrupt: &Interrupt) -> Result<Tensor> {
+        interrupt.check()?;
+        let frames = if std::mem::replace(&mut self.has_begun, true) { 4 } else { 1 };
+        let (_, _, rows, columns) = latents.dims4()?;
+        let shape = (frames, rows * 8, columns * 8, 3);
+        latents.mean_all()?.reshape((1, 1, 1, 1))?.broadcast_as(shape)?.contiguous()
+    }
+
+    fn fresh(&self) -> Box<dyn FrameDecoder> {
+        Box::new(Self::default())
+    }
+}
