@@ -1,7 +1,11 @@
 #!/bin/sh
-# Installs what a fresh Debian or Ubuntu lacks to build and test this crate: GStreamer's headers and
-# tools, a C toolchain, Rust. Installs only what is missing, and says nothing where nothing is.
+# ci/setup.sh [PROGRAM...]
+# Installs what a fresh Debian or Ubuntu lacks to build this crate: GStreamer's headers and tools, a C
+# toolchain, Rust; and programs whose packages are called as they are. Installs only what is missing,
+# and says nothing where nothing is.
 set -eu
+
+programs=$*
 
 RUST=1.92
 
@@ -28,6 +32,9 @@ lacking() {
     command -v gst-inspect-1.0 >/dev/null || echo gstreamer1.0-tools
     plugin || echo gstreamer1.0-plugins-base
     command -v cargo >/dev/null || command -v curl >/dev/null || echo curl ca-certificates
+    for program in $programs; do
+        command -v "$program" >/dev/null || echo "$program"
+    done
 }
 
 header() {

@@ -48,6 +48,22 @@ look_at_element() {
     esac
 }
 
+# run_element: some frames through the plugin, under a prompt from the text pad.
+run_element() {
+    echo "a star" | "$@" gst-launch-1.0 --quiet blockcascadesrc name=src num-buffers=6 ! \
+        video/x-raw,width=32,height=32 ! fakesink fdsrc ! text/x-raw,format=utf8 ! src.prompt
+}
+
+# No object of GStreamer's outlives the pipeline, and no memory is lost or read too early.
+look_for_leaks() {
+    run_element env GST_TRACERS=leaks GST_DEBUG=GST_TRACER:7 >"$scratch/leaks" 2>&1 &&
+        grep -q GST_TRACER "$scratch/leaks" &&
+        ! grep 'object-alive, type-name=(string)[^%]' "$scratch/leaks" &&
+        RUST_BACKTRACE=0 run_element valgrind --quiet --suppressions=tests/valgrind.supp \
+            --leak-check=full --show-leak-kinds=definite --errors-for-leak-kinds=definite \
+            --error-exitcode=1
+}
+
 run_examples() {
     for example in examples/*.rs; do
         cargo run --release --no-default-features --example "$(basename "$example" .rs)" || return 1
@@ -72,7 +88,7 @@ deny() {
     fi
 }
 
-step "what the machine lacks" ci/setup.sh
+step "what the machine lacks" ci/setup.sh valgrind
 step "format" cargo fmt --check
 step "who may name whom" ci/arrows.sh
 step "lints, generator only" lint --no-default-features
@@ -86,5 +102,6 @@ step "tests, all that builds without CUDA" cargo test --release --features hub
 step "examples" run_examples
 step "the README's first command" first_command
 step "the plugin loads" load_plugin
+step "the plugin leaks nothing" look_for_leaks
 step "licences and advisories of dependencies" deny
 printf '\nall passed in %s s\n' $(($(date +%s) - begun))
