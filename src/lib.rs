@@ -45,12 +45,13 @@ mod plugin {
         blockcascade,
         env!("CARGO_PKG_DESCRIPTION"),
         register,
-        env!("CARGO_PKG_VERSION"),
+        concat!(env!("CARGO_PKG_VERSION"), "-", env!("COMMIT_ID")),
         // GStreamer's name for the first of our two licences; it has none for the pair.
         "MIT/X11",
         env!("CARGO_PKG_NAME"),
         env!("CARGO_PKG_NAME"),
-        env!("CARGO_PKG_NAME")
+        env!("CARGO_PKG_NAME"),
+        env!("BUILD_REL_DATE")
     );
 }
 

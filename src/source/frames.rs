@@ -10,7 +10,7 @@ use gstreamer_base::prelude::*;
 use super::imp::{BlockCascadeSrc, CAT, lock};
 use super::pace::Pace;
 use super::settings::{StartupPolicy, UnderrunPolicy};
-use super::stream::{Counters, Progress};
+use super::stream::{Counters, Flush, Progress};
 use super::{FRAME_META, picture, slate};
 use crate::generator::{Frame, Generator};
 
@@ -39,6 +39,7 @@ enum Picture {
 
 impl BlockCascadeSrc {
     pub(super) fn make(&self, work: &mut Work) -> Result<gst::Buffer, gst::FlowError> {
+        self.go_on_after_flush(work);
         let picture = match self.obj().is_live() {
             true => self.live_picture(work)?,
             false => Picture::New(self.next_frame(work)?),
@@ -64,6 +65,19 @@ impl BlockCascadeSrc {
                 work.last = Some(frame);
                 Err(error)
             }
+        }
+    }
+
+    /// A flush loses no frame, but the next one may have another time.
+    fn go_on_after_flush(&self, work: &mut Work) {
+        let (is_live, now) = (self.obj().is_live(), self.running_time());
+        let mut stream = lock(&self.stream);
+        let Some(stream) = stream.as_mut() else { return };
+        let Some(flush) = stream.flushed.take() else { return };
+        work.discont = true;
+        if flush == Flush::Reset {
+            let start = if is_live { now } else { gst::ClockTime::ZERO };
+            stream.pace.anchor(work.number, start);
         }
     }
 

@@ -15,7 +15,7 @@ use once_cell::sync::Lazy;
 use super::frames::Work;
 use super::properties::{self, Property};
 use super::settings::Settings;
-use super::stream::Stream;
+use super::stream::{Flush, Stream};
 use super::text::{self, Track};
 use super::{caps, failure, prompting};
 use crate::generator::{Error, FrameSize, Loading};
@@ -162,6 +162,7 @@ impl ElementImpl for BlockCascadeSrc {
 
     /// The base class would lose events that an application sends here.
     fn send_event(&self, event: gst::Event) -> bool {
+        self.note_flush(&event);
         self.prompt_event(&event).unwrap_or_else(|| self.parent_send_event(event))
     }
 
@@ -225,6 +226,11 @@ impl BaseSrcImpl for BlockCascadeSrc {
         self.parent_fixate(caps::fixated(caps, format))
     }
 
+    /// The base class alone would only say that something is not negotiated.
+    fn negotiate(&self) -> Result<(), gst::LoggableError> {
+        self.parent_negotiate().inspect_err(|_| self.explain_negotiation())
+    }
+
     fn set_caps(&self, caps: &gst::Caps) -> Result<(), gst::LoggableError> {
         let info = gst_video::VideoInfo::from_caps(caps)
             .map_err(|_| gst::loggable_error!(CAT, "no video in {caps}"))?;
@@ -285,6 +291,7 @@ impl BaseSrcImpl for BlockCascadeSrc {
     }
 
     fn event(&self, event: &gst::Event) -> bool {
+        self.note_flush(event);
         self.prompt_event(event).unwrap_or_else(|| self.parent_event(event))
     }
 
@@ -321,8 +328,30 @@ impl PushSrcImpl for BlockCascadeSrc {
     }
 }
 
-/// What queries ask.
+/// What downstream and queries ask.
 impl BlockCascadeSrc {
+    fn explain_negotiation(&self) {
+        let element = self.obj();
+        let (pad, own) = (element.src_pad(), self.caps(None).unwrap_or_else(caps::template));
+        let accepted = pad.peer_query_caps(None);
+        if pad.pad_flags().contains(gst::PadFlags::FLUSHING) || accepted.can_intersect(&own) {
+            return;
+        }
+        gst::element_imp_error!(
+            self,
+            gst::CoreError::Negotiation,
+            ("downstream accepts {accepted}, expected some of {own}")
+        );
+    }
+
+    /// After a flush that starts time anew, so do the frames' times.
+    fn note_flush(&self, event: &gst::Event) {
+        let gst::EventView::FlushStop(flush) = event.view() else { return };
+        if let Some(stream) = lock(&self.stream).as_mut() {
+            stream.flushed = Some(if flush.resets_time() { Flush::Reset } else { Flush::Keep });
+        }
+    }
+
     fn frame_duration(&self) -> Option<gst::ClockTime> {
         let stream = lock(&self.stream);
         stream.as_ref().filter(|stream| stream.info.is_some()).map(|stream| stream.pace.span(1))

@@ -35,9 +35,17 @@ glib::wrapper! {
     /// gst-launch-1.0 blockcascadesrc seed=7 cascade-width=3 ! video/x-raw,format=NV12,framerate=30/1 ! fakesink
     /// ```
     ///
-    /// Loading starts in READY and goes on while the state changes; PROGRESS messages (`loading`) tell
-    /// how it goes. The networks are kept until NULL. Timestamps follow the frame number and never
-    /// drift; a frame's meta `GstBlockCascadeMeta` says which block and prompt it is of.
+    /// Timestamps follow the frame number and never drift; a frame's meta `GstBlockCascadeMeta` says
+    /// which block and prompt it is of. Tags name the program, and the first prompt as the title.
+    ///
+    /// # Loading
+    ///
+    /// The model is loaded while the state changes, on a thread of its own. PROGRESS messages
+    /// (`loading`) tell how it goes, and `gst-launch-1.0` waits for them before it plays. Elements of a
+    /// process that ask for the same networks share them; each keeps them until NULL, `keep-loaded`
+    /// longer than that, and `preload` has them from READY on. With `startup-policy=slate`, a live
+    /// source shows a bar meanwhile, so that whoever receives the stream does not give up; element
+    /// messages `blockcascade/loading` with `percent` tell of it then.
     ///
     /// # Prompts
     ///
@@ -51,9 +59,16 @@ glib::wrapper! {
     ///   source is live, no block is made before the text for it is known, so that the same text gives
     ///   the same frames.
     ///
-    /// Options of the signal and fields of the event: `text`, `running-time` (when) and `id` (given
-    /// back). The element messages and downstream events `blockcascade/prompt-applied` and
+    /// Options of the signal and fields of the event: `text`, `running-time` (when), `id` (given back),
+    /// and `prompt-policy`, `transition-blocks` and `transition-method` in place of the properties of
+    /// these names. The element messages and downstream events `blockcascade/prompt-applied` and
     /// `-dropped` answer each, with the frame, block and time; encoders are asked for a key frame.
+    ///
+    /// # When it is too slow
+    ///
+    /// `stats` has the time that blocks take and `realtime-factor`, seconds of video made in a second:
+    /// below 1, a live source runs late. What happens then is `underrun-policy`; the element message
+    /// `blockcascade/underrun` tells when it does, once for frames in a row.
     pub struct BlockCascadeSrc(ObjectSubclass<imp::BlockCascadeSrc>)
         @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object,
         @implements gst::Preset;

@@ -290,3 +290,17 @@ fn in_folder(folder: &Path) -> Result<(Manifest, WeightsSource)> {
 pub fn steps_to_array(steps: &[u32]) -> gst::Array {
     gst::Array::new(steps.iter().map(|&step| i32::try_from(step).unwrap_or(i32::MAX)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_random_seed_can_be_given_back_as_the_property() {
+        let settings = Settings::default();
+        let seeds: Vec<_> = (0..64).map(|_| settings.chosen_seed()).collect();
+        assert!(seeds.iter().all(|&seed| i64::try_from(seed).is_ok()), "{seeds:?}");
+        assert!(seeds.windows(2).all(|pair| pair[0] != pair[1]), "{seeds:?}");
+        assert_eq!(Settings { seed: 7, ..settings }.chosen_seed(), 7);
+    }
+}

@@ -30,6 +30,8 @@ pub struct Stream {
     pub device: Option<DeviceSpec>,
     /// Number of the coming buffer.
     pub number: u64,
+    /// A flush since the last buffer.
+    pub flushed: Option<Flush>,
     /// Buffers before it that are no new frames: slates, repeated ones and gaps.
     inserted: u64,
     /// Whether the time of a frame is known.
@@ -40,6 +42,15 @@ pub struct Stream {
     pub current_prompt: Option<String>,
     pub prompt_latency: Option<Duration>,
     pub counters: Counters,
+}
+
+/// What a flush does to running time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flush {
+    /// It starts again from 0.
+    Reset,
+    /// It goes on.
+    Keep,
 }
 
 /// How far loading is.
@@ -75,6 +86,7 @@ impl Stream {
             pace: Pace::new(rate),
             device: None,
             number: 0,
+            flushed: None,
             inserted: 0,
             is_timed: false,
             book: Book::default(),

@@ -262,6 +262,43 @@ fn an_underrun_is_resynced_repeated_or_a_gap() {
     }
 }
 
+/// Nothing is lost, and the first frame after it is due at once.
+#[test]
+fn a_flush_starts_time_anew() {
+    for properties in ["seed=0", "seed=0 is-live=true"] {
+        let (element, mut harness) = playing(properties);
+        let before = pull(&mut harness, 20);
+        assert!(element.send_event(gst::event::FlushStart::new()));
+        // What a pipeline does when it hears that time is reset.
+        element.set_base_time(element.clock().unwrap().time());
+        assert!(element.send_event(gst::event::FlushStop::new(true)));
+        let after = std::iter::from_fn(|| harness.pull().ok())
+            .find(|buffer| buffer.flags().contains(gst::BufferFlags::DISCONT))
+            .unwrap();
+        assert!(after.pts() < before[19].pts(), "{properties}: {after:?}");
+        let next = harness.pull().unwrap();
+        assert_eq!(next.pts(), Some(after.pts().unwrap() + after.duration().unwrap()));
+        assert_eq!(field(&next, "frame"), field(&after, "frame") + 1);
+    }
+}
+
+#[test]
+fn caps_that_cannot_be_met_are_told() {
+    init();
+    let line = "blockcascadesrc ! identity ! capsfilter name=caps ! fakesink";
+    let pipeline = Stopped(gst::parse::launch(line).unwrap());
+    let bus = pipeline.bus().unwrap();
+    let filter = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("caps").unwrap();
+    filter.set_property("caps", gst::Caps::builder("video/x-raw").field("width", 50).build());
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let message = bus.timed_pop_filtered(PATIENCE, &[gst::MessageType::Error]).unwrap();
+    let gst::MessageView::Error(error) = message.view() else { unreachable!("filtered") };
+    assert!(error.error().matches(gst::CoreError::Negotiation), "{error:?}");
+    assert!(error.error().message().contains("width=(int)50"), "{error:?}");
+    pipeline.set_state(gst::State::Null).unwrap();
+    assert_eq!(errors(&pipeline), []);
+}
+
 #[test]
 fn length_is_known_with_num_buffers_and_nothing_seeks() {
     let (element, mut harness) = playing("num-buffers=32 seed=0");

@@ -175,16 +175,16 @@ fn a_transition_goes_block_by_block() {
         let options = options.parse::<gst::Structure>().unwrap();
         assert!(element.emit_by_name::<bool>("set-prompt", &[&"y".repeat(length), &options]));
     };
-    ask(40, 60, "");
-    ask(80, 120, ", transition-blocks=(uint)2, transition-method=linear");
-    let buffers = pull(&mut harness, 16 * 126);
+    ask(40, 20, "");
+    ask(80, 30, ", transition-blocks=(uint)2, transition-method=linear");
+    let buffers = pull(&mut harness, 16 * 36);
     let level = |n: usize| f64::from(bytes(&buffers[n])[0]) / 2.55;
     let first_of = |seconds: usize| (16 * seconds..).find(|n| n % 12 == 9).unwrap();
     let levels = |seconds: usize| -> Vec<_> {
         (0..6).map(|block| level(first_of(seconds) - 12 + 12 * block).round()).collect()
     };
-    assert_eq!(levels(60), [80.0, 70.0, 60.0, 50.0, 40.0, 40.0]);
-    assert_eq!(levels(120), [40.0, 60.0, 80.0, 80.0, 80.0, 80.0]);
+    assert_eq!(levels(20), [80.0, 70.0, 60.0, 50.0, 40.0, 40.0]);
+    assert_eq!(levels(30), [40.0, 60.0, 80.0, 80.0, 80.0, 80.0]);
 }
 
 #[test]
