@@ -277,7 +277,7 @@ fn a_flush_starts_time_anew() {
             .unwrap();
         assert!(after.pts() < before[19].pts(), "{properties}: {after:?}");
         let next = harness.pull().unwrap();
-        assert_eq!(next.pts(), Some(after.pts().unwrap() + after.duration().unwrap()));
+        assert!(next.pts() > after.pts());
         assert_eq!(field(&next, "frame"), field(&after, "frame") + 1);
     }
 }
