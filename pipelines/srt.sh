@@ -18,8 +18,8 @@ build
 need x264enc gstreamer1.0-plugins-ugly srtsink gstreamer1.0-plugins-bad mpegtsmux gstreamer1.0-plugins-bad
 case $uri in
 srt://:* | *mode=listener*)
-    echo "listening at port $port, which must be free"
-    echo "watch by: gst-launch-1.0 playbin uri=srt://localhost:$port" ;;
+    echo "listening at port $port of all addresses"
+    echo "watch by: gst-launch-1.0 playbin uri=srt://127.0.0.1:$port" ;;
 *)
     echo "sending to $uri, where somebody must listen already"
     echo "watch by: gst-launch-1.0 playbin uri=srt://:$port" ;;

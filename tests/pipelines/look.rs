@@ -72,7 +72,7 @@ pub struct Film {
 
 impl Film {
     pub fn of_file(file: &Path) -> Self {
-        let source = format!("filesrc location={} ! decodebin", file.display());
+        let source = format!("filesrc location=\"{}\" ! decodebin", file.display());
         Self::play(&source, usize::MAX).unwrap()
     }
 
