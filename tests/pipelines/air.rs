@@ -49,6 +49,7 @@ fn hls_is_live_over_http_and_whole_at_the_end() {
 
     let source = format!("uridecodebin uri={}", server.page("100%25%20live/live.m3u8"));
     let live = Film::of_stream(&source, ENOUGH);
+    assert_eq!(live.len(), ENOUGH);
     live.check(Place::Forest);
 
     hls.succeeded();
