@@ -1,7 +1,7 @@
 #!/bin/sh
 # Who may name whom. A module that breaks a rule is printed with its line, and the script fails.
 set -u
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 status=0
 
 # forbid WHAT PATTERN PATH...: no line of code below the paths matches; comments may.

@@ -80,6 +80,7 @@ packages=$(lacking)
 # shellcheck disable=SC2086 # one word for each package
 [ -z "$packages" ] || install_packages $packages
 still=$(lacking)
+# shellcheck disable=SC2116,SC2086 # in one line
 [ -z "$still" ] || stop "installed, but still lacking: $(echo $still); GStreamer 1.22 is needed"
 command -v cargo >/dev/null || install_rust
 check_rust

@@ -1,22 +1,22 @@
 #!/bin/sh
 # pipelines/play.sh "a prompt" [SECONDS]
 # Shows the prompt in a window; without a display, writes an .mp4 and prints its path.
-# MODEL names another model than the embedded one.
+# MODEL names another model than the embedded one, SEED makes the same frames again, OUT names the file.
 . "$(dirname "$0")/plugin.sh"
 
-prompt=${1:?"usage: $0 PROMPT [SECONDS]"}
-seconds=${2:-}
+prompt=${1:?"usage: $0 PROMPT [SECONDS]"} seconds=${2:-}
+check_seconds "$seconds"
 build
-source="blockcascadesrc model=${MODEL:-pocket}"
+source="blockcascadesrc model=${MODEL:-pocket} seed=${SEED:--1}"
 if [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; then
     need autovideosink gstreamer1.0-plugins-good ximagesink gstreamer1.0-x
-    [ -z "$seconds" ] || source="$source num-buffers=$((16 * seconds))"
     # shellcheck disable=SC2086 # a line of words
-    play $source is-live=true prompt="$(quoted "$prompt")" ! videoconvert ! autovideosink
+    play $source is-live=true num-buffers="$(frames "$seconds")" prompt="$(quoted "$prompt")" ! \
+        videoconvert ! autovideosink
 fi
 need x264enc gstreamer1.0-plugins-ugly mp4mux gstreamer1.0-plugins-good h264parse gstreamer1.0-plugins-bad
 file=${OUT:-$(mktemp -d)/play.mp4}
 echo "no display: writing $file"
 # shellcheck disable=SC2086
-play $source num-buffers=$((16 * ${seconds:-10})) prompt="$(quoted "$prompt")" ! \
-    $FILE_H264 ! mp4mux ! filesink location="$file"
+play $source num-buffers="$(frames "${seconds:-10}")" prompt="$(quoted "$prompt")" ! \
+    $FILE_H264 ! mp4mux ! filesink location="$(quoted "$file")"

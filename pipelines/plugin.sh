@@ -16,14 +16,19 @@ need() {
         gst-inspect-1.0 --exists "$1" 2>/dev/null || missing="$missing $2"
         shift 2
     done
-    [ -z "$missing" ] && return
-    command -v apt-get >/dev/null || stop "please install what these Debian packages hold:$missing"
-    echo "installing$missing"
+    # shellcheck disable=SC2086 # one word for each package
+    [ -z "$missing" ] || install_packages $missing
+}
+
+install_packages() {
+    command -v apt-get >/dev/null || stop "please install what these Debian packages hold: $*"
+    echo "installing $*"
     sudo=
     [ "$(id -u)" -eq 0 ] || sudo=sudo
-    # shellcheck disable=SC2086 # one word for each package
-    $sudo apt-get -qq update && $sudo apt-get -qq install --yes --no-install-recommends $missing >/dev/null ||
-        stop "cannot install$missing"
+    if ! $sudo apt-get -qq update ||
+        ! $sudo apt-get -qq install --yes --no-install-recommends "$@" >/dev/null; then
+        stop "cannot install $*"
+    fi
 }
 
 # Builds the plugin where it is not yet, or not of now, and lets GStreamer find it.
@@ -40,8 +45,45 @@ play() {
     exec gst-launch-1.0 -e "$@"
 }
 
-# What an H.264 stream is encoded by, for files and for the air.
+# on_air PROMPT SECONDS PIPELINE...: a live stream of H.264 into the pipeline; what is typed while it
+# runs is the next prompt. Without SECONDS it goes on until Ctrl-C.
+on_air() {
+    prompt=$(quoted "$1") buffers=$(frames "${2:-}")
+    shift 2
+    echo "type prompts, one a line; Ctrl-C ends the stream"
+    # shellcheck disable=SC2086 # a line of words
+    play blockcascadesrc name=src is-live=true underrun-policy=repeat model="${MODEL:-pocket}" \
+        seed="${SEED:--1}" num-buffers="$buffers" prompt="$prompt" ! queue ! $AIR_H264 ! "$@" \
+        fdsrc ! text/x-raw,format=utf8 ! src.prompt
+}
+
+# What an H.264 stream is encoded by, for files and for the air: there without delay, and whoever
+# comes late has a picture within two seconds.
+# shellcheck disable=SC2034 # for the scripts beside
 FILE_H264="x264enc speed-preset=veryfast key-int-max=32 ! h264parse"
+AIR_H264="x264enc tune=zerolatency speed-preset=veryfast key-int-max=32 bitrate=2500 ! \
+h264parse config-interval=-1"
+
+# check_seconds SECONDS: a whole number from 1, or nothing.
+check_seconds() {
+    case $1 in
+    *[!0-9]* | 0*) stop "got $1 seconds, expected a whole number from 1" ;;
+    esac
+}
+
+# check_port PORT: a number that UDP knows.
+check_port() {
+    case $1 in
+    '' | *[!0-9]* | 0* | ??????*) ;;
+    *) [ "$1" -gt 65535 ] || return 0 ;;
+    esac
+    stop "got port $1, expected a number from 1 to 65535"
+}
+
+# frames SECONDS: how many buffers that is at the 16 a second of Wan's models; nothing is no end.
+frames() {
+    [ -n "$1" ] && echo $((16 * $1)) || echo -1
+}
 
 # quoted TEXT: as a property's value in a pipeline.
 quoted() {

@@ -1,6 +1,7 @@
 #!/bin/sh
 # pipelines/record.sh "a prompt" FILE.mp4|FILE.mkv|FILE.webm [SECONDS]
-# Records a file as fast as the model goes. MODEL names another model than the embedded one.
+# Records a file as fast as the model goes. MODEL names another model than the embedded one, SEED makes
+# the same frames again.
 . "$(dirname "$0")/plugin.sh"
 
 usage="usage: $0 PROMPT FILE.mp4|FILE.mkv|FILE.webm [SECONDS]"
@@ -11,11 +12,9 @@ case $file in
 *.webm) tail="vp8enc deadline=1 cpu-used=4 ! webmmux" ;;
 *) stop "got $file, expected a name that ends in .mp4, .mkv or .webm" ;;
 esac
-case $seconds in
-'' | *[!0-9]* | 0) stop "got $seconds seconds, expected a whole number from 1" ;;
-esac
+check_seconds "$seconds"
 build
 need vp8enc gstreamer1.0-plugins-good x264enc gstreamer1.0-plugins-ugly h264parse gstreamer1.0-plugins-bad
 # shellcheck disable=SC2086 # a line of words
-play blockcascadesrc model="${MODEL:-pocket}" num-buffers=$((16 * seconds)) \
+play blockcascadesrc model="${MODEL:-pocket}" seed="${SEED:--1}" num-buffers="$(frames "$seconds")" \
     prompt="$(quoted "$prompt")" ! $tail ! filesink location="$(quoted "$file")"

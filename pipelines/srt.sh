@@ -1,0 +1,28 @@
+#!/bin/sh
+# pipelines/srt.sh [srt://[HOST]:PORT[?OPTIONS]] ["a prompt" [SECONDS]]
+# MPEG-TS over SRT. Waits for viewers at port 7001, unless the URI names a HOST to send to.
+# Type a prompt and press Enter to change the picture. MODEL and SEED may be set.
+. "$(dirname "$0")/plugin.sh"
+
+PACKETS=7 # of MPEG-TS in one of SRT
+
+uri=${1:-srt://:7001} prompt=${2:-} seconds=${3:-}
+case $uri in
+srt://*:*) ;;
+*) stop "got $uri, expected srt://:PORT or srt://HOST:PORT" ;;
+esac
+port=${uri##*:} port=${port%%\?*}
+check_port "$port"
+check_seconds "$seconds"
+build
+need x264enc gstreamer1.0-plugins-ugly srtsink gstreamer1.0-plugins-bad mpegtsmux gstreamer1.0-plugins-bad
+case $uri in
+srt://:* | *mode=listener*)
+    echo "listening at port $port of all addresses"
+    echo "watch by: gst-launch-1.0 playbin uri=srt://127.0.0.1:$port" ;;
+*)
+    echo "sending to $uri, where somebody must listen already"
+    echo "watch by: gst-launch-1.0 playbin uri=srt://:$port" ;;
+esac
+on_air "$prompt" "$seconds" mpegtsmux alignment="$PACKETS" ! \
+    srtsink uri="$(quoted "$uri")" wait-for-connection=false

@@ -1,0 +1,182 @@
+//! Decodes video and judges what is on screen.
+
+use std::ops::Range;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+
+use crate::script::{PATIENCE, wait_until};
+
+const WIDTH: usize = 192;
+const HEIGHT: usize = 112;
+pub const RATE: usize = 16;
+/// Of a mean of 255: a frame below is black.
+const BLACK: f64 = 8.0;
+/// How far a channel of the ground may be from the place's own; seeds and codecs make 11 of it, and
+/// two places differ by 60 somewhere.
+const TOLERANCE: f64 = 25.0;
+/// Mean difference of pixels half a second apart, in half of all cases: moving things make 1.4 and more,
+/// a still that is encoded again and again a hundredth.
+const MOVEMENT: f64 = 0.5;
+/// Frames a second that a receiver's corrections of the sender's clock add in two seconds: 0.13 of
+/// MPEG-TS. Every fifth frame lost takes 3.
+const RATE_TOLERANCE: f64 = 0.5;
+
+/// Places that pocket shows reliably; what moves there is less certain.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Place {
+    Desert,
+    Snow,
+    Forest,
+    Sea,
+    NightCity,
+}
+
+impl Place {
+    const ALL: [Self; 5] = [Self::Desert, Self::Snow, Self::Forest, Self::Sea, Self::NightCity];
+
+    pub fn prompt(self) -> &'static str {
+        match self {
+            Self::Desert => "a \"red\" ball in the desert",
+            Self::Snow => "a blue cube in the snow",
+            Self::Forest => "a star in the forest",
+            Self::Sea => "a red ball over the sea",
+            Self::NightCity => "a ring in the city at night",
+        }
+    }
+
+    /// Mean red, green and blue of the picture's lower half.
+    fn ground(self) -> [f64; 3] {
+        match self {
+            Self::Desert => [216.0, 146.0, 89.0],
+            Self::Snow => [203.0, 215.0, 234.0],
+            Self::Forest => [56.0, 98.0, 51.0],
+            Self::Sea => [66.0, 136.0, 173.0],
+            Self::NightCity => [36.0, 39.0, 65.0],
+        }
+    }
+
+    fn of(seen: [f64; 3]) -> Option<Self> {
+        let near = |place: &Self| {
+            place.ground().iter().zip(seen).all(|(own, seen)| (own - seen).abs() < TOLERANCE)
+        };
+        Self::ALL.into_iter().find(near)
+    }
+}
+
+/// Frames with their times.
+#[derive(Debug, Default)]
+pub struct Film {
+    frames: Vec<Vec<u8>>,
+    times: Vec<f64>,
+}
+
+impl Film {
+    pub fn of_file(file: &Path) -> Self {
+        let source = format!("filesrc location=\"{}\" ! decodebin", file.display());
+        Self::play(&source, usize::MAX).unwrap()
+    }
+
+    /// So many frames of a live stream, whose server may still be on its way; fewer if it ends.
+    pub fn of_stream(source: &str, enough: usize) -> Self {
+        wait_until(source, || {
+            Self::play(source, enough).ok().filter(|film| !film.frames.is_empty())
+        })
+    }
+
+    /// What comes out of a decoder, until its end or until it is enough.
+    fn play(source: &str, enough: usize) -> Result<Self, gst::Message> {
+        gst::init().unwrap();
+        let line = format!(
+            "{source} ! videoconvert ! video/x-raw,format=RGB,width={WIDTH},height={HEIGHT} !
+             fakesink name=sink signal-handoffs=true"
+        );
+        let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
+        let film = Arc::new(Mutex::new(Self::default()));
+        let seen = film.clone();
+        let handoff = move |args: &[glib::Value]| {
+            let sink = args[0].get::<gst::Element>().unwrap();
+            if seen.lock().unwrap().add(&args[1].get().unwrap()) == enough {
+                sink.post_message(gst::message::Application::new(gst::Structure::new_empty(
+                    "enough",
+                )))
+                .unwrap();
+            }
+            None
+        };
+        pipeline.by_name("sink").unwrap().connect("handoff", false, handoff);
+        let end = play_until_told(&pipeline);
+        if end.type_() == gst::MessageType::Error {
+            return Err(end);
+        }
+        Ok(std::mem::take(&mut film.lock().unwrap()))
+    }
+
+    /// Takes a frame in and says how many there are.
+    fn add(&mut self, buffer: &gst::Buffer) -> usize {
+        self.frames.push(buffer.map_readable().unwrap().to_vec());
+        self.times.push(buffer.pts().unwrap().nseconds() as f64 / 1e9);
+        self.frames.len()
+    }
+
+    pub fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// The place in some of the frames.
+    pub fn place_in(&self, frames: Range<usize>) -> Option<Place> {
+        Place::of(ground(&self.frames[frames]))
+    }
+
+    /// A video of a place as any way out of the element must bring it: right, light and moving.
+    pub fn check(&self, place: Place) {
+        let ground = ground(&self.frames);
+        assert_eq!(Place::of(ground), Some(place), "{} frames, ground {ground:?}", self.len());
+        self.frames.iter().for_each(|frame| assert!(mean(frame) > BLACK, "a frame is black"));
+        let movement = self.movement();
+        assert!(movement > MOVEMENT, "frames differ by {movement} in half a second");
+        let rate = (self.len() - 1) as f64 / (self.times[self.len() - 1] - self.times[0]);
+        assert!(
+            (rate - RATE as f64).abs() < RATE_TOLERANCE,
+            "{rate} frames a second: {:?}",
+            self.times
+        );
+    }
+
+    fn movement(&self) -> f64 {
+        let later = self.frames.iter().skip(RATE / 2);
+        let mut all: Vec<_> =
+            self.frames.iter().zip(later).map(|(a, b)| difference(a, b)).collect();
+        all.sort_by(f64::total_cmp);
+        all[all.len() / 2]
+    }
+}
+
+fn play_until_told(pipeline: &gst::Pipeline) -> gst::Message {
+    pipeline.set_state(gst::State::Playing).ok();
+    let kinds = [gst::MessageType::Eos, gst::MessageType::Error, gst::MessageType::Application];
+    let patience = gst::ClockTime::from_seconds(PATIENCE.as_secs());
+    let end = pipeline.bus().unwrap().timed_pop_filtered(patience, &kinds);
+    pipeline.set_state(gst::State::Null).unwrap();
+    end.unwrap_or_else(|| panic!("{PATIENCE:?} passed without an end"))
+}
+
+/// Mean red, green and blue of lower halves.
+fn ground(frames: &[Vec<u8>]) -> [f64; 3] {
+    let mut sum = [0.0; 3];
+    for pixel in frames.iter().flat_map(|frame| frame[frame.len() / 2..].chunks(3)) {
+        (0..3).for_each(|channel| sum[channel] += f64::from(pixel[channel]));
+    }
+    sum.map(|sum| sum / (frames.len() * WIDTH * HEIGHT / 2) as f64)
+}
+
+fn mean(frame: &[u8]) -> f64 {
+    frame.iter().map(|&value| f64::from(value)).sum::<f64>() / frame.len() as f64
+}
+
+fn difference(a: &[u8], b: &[u8]) -> f64 {
+    let sum: f64 = a.iter().zip(b).map(|(&a, &b)| f64::from(a.abs_diff(b))).sum();
+    sum / a.len() as f64
+}
