@@ -95,7 +95,7 @@ fn unlocking() -> Result<()> {
     let sent = |event| if pad.send_event(event) { Ok(()) } else { Err("refused".into()) };
     timed("flush start", &|| sent(gst::event::FlushStart::new()))?;
     timed("flush stop", &|| sent(gst::event::FlushStop::new(true)))?;
-    timed("to NULL, which waits for a layer", &|| {
+    timed("to NULL", &|| {
         pipeline.set_state(gst::State::Null)?;
         Ok(())
     })

@@ -39,9 +39,12 @@ build() {
     export GST_PLUGIN_PATH
 }
 
-# play PIPELINE...: shows the line, then runs it; Ctrl-C ends the stream and closes files.
+# play PIPELINE...: shows the line, but for what is `secret`, then runs it; Ctrl-C ends the stream and
+# closes files.
 play() {
-    echo "gst-launch-1.0 -e $*"
+    line=$*
+    [ -z "${secret:-}" ] || line="${line%%"$secret"*}${secret%/*}/KEY${line#*"$secret"}"
+    echo "gst-launch-1.0 -e $line"
     exec gst-launch-1.0 -e "$@"
 }
 

@@ -12,6 +12,7 @@ rtmp://?*/?*/?* | rtmps://?*/?*/?*) ;;
 *) stop "got $url, expected rtmp://HOST/APP/KEY or rtmps://HOST/APP/KEY" ;;
 esac
 check_seconds "$seconds"
+secret=$url
 build
 need x264enc gstreamer1.0-plugins-ugly flvmux gstreamer1.0-plugins-good rtmp2sink gstreamer1.0-plugins-bad \
     voaacenc gstreamer1.0-plugins-bad audiotestsrc gstreamer1.0-plugins-base

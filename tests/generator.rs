@@ -399,6 +399,19 @@ fn a_prompt_that_comes_in_a_transition_starts_from_where_it_is() {
 }
 
 #[test]
+fn a_stream_is_left_without_waiting_for_its_layer() {
+    let layer = Duration::from_secs(2);
+    let Rig { mut generator, entered } = rig(&config("x", 3), Behaviour::Slow(layer), false);
+    assert!(!generator.wait_frame(Duration::ZERO).unwrap());
+    entered.recv_timeout(PATIENCE).unwrap();
+    let begun = Instant::now();
+    generator.leave();
+    assert!(begun.elapsed() < layer / 2);
+    // Its thread notices after the layer, and is gone then: nobody tells of layers any more.
+    assert_eq!(entered.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
+}
+
+#[test]
 fn blocks_are_timed() {
     let mut generator = toy(&config("0123456789", 3));
     let controls = generator.controls();

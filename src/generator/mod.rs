@@ -152,6 +152,13 @@ impl Generator {
         Ok(self.controls.line.frames.wait(timeout))
     }
 
+    /// Ends the stream for callers that may not wait: its threads stop within a layer, by themselves.
+    pub fn leave(mut self) {
+        if let Some(threads) = self.threads.take() {
+            threads.leave(&self.controls.line);
+        }
+    }
+
     /// Starts again from the first block, under the prompt of now, with another seed.
     pub fn restart(&mut self, seed: u64) {
         self.stop();

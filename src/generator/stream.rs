@@ -131,6 +131,11 @@ impl Threads {
         Ok(())
     }
 
+    /// Ends the stream; its threads stop within a layer, and nobody waits for them.
+    pub(super) fn leave(self, line: &Line) {
+        line.close();
+    }
+
     /// Ends the stream and waits for its threads, at most one layer's work.
     pub(super) fn stop(self, line: &Line) {
         line.close();

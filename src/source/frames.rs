@@ -30,6 +30,15 @@ pub struct Work {
     is_late: bool,
 }
 
+impl Work {
+    /// Does not wait for the layer that is being computed: whoever changes a state may not.
+    pub(super) fn stop(self) {
+        if let Some(generator) = self.generator {
+            generator.leave();
+        }
+    }
+}
+
 /// What the coming buffer shows.
 enum Picture {
     New(Frame),

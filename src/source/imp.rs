@@ -193,8 +193,8 @@ impl BaseSrcImpl for BlockCascadeSrc {
     }
 
     fn stop(&self) -> Result<(), gst::ErrorMessage> {
-        // Its generator stops within a layer.
-        drop(std::mem::take(&mut *lock(&self.work)));
+        let work = std::mem::take(&mut *lock(&self.work));
+        work.stop();
         let Some(mut stream) = lock(&self.stream).take() else { return Ok(()) };
         if stream.is_loading() {
             self.cancel_loading(&stream);

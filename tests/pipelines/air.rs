@@ -22,6 +22,11 @@ fn rtmp_is_relayed_and_recorded_with_sound() {
     let stream = server.stream();
     let seconds = SECONDS.to_string();
     let mut rtmp = Running::start(script("rtmp.sh", &[&stream, Place::Desert.prompt(), &seconds]));
+    let shown = rtmp.line_after("gst-launch-1.0 -e ");
+    assert!(
+        shown.contains("/KEY") && !shown.contains(&stream),
+        "a key is no one's business: {shown}"
+    );
 
     let relayed = Film::of_stream(&format!("rtmp2src location={stream} ! decodebin"), ENOUGH);
     assert_eq!(relayed.len(), ENOUGH);
