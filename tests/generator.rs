@@ -650,7 +650,9 @@ fn missing_files_are_listed() {
         decoder: Some("decoder.pth".into()),
     });
     let error = config.check_weights().unwrap_err().to_string();
-    assert_eq!(error, "longlive-1.3b: not on disk: lora.pt", "no other LoRA stands for its own");
+    let expected = "longlive-1.3b: not on disk: lora.pt; `blockcascade fetch longlive-1.3b` gets what \
+                    is missing";
+    assert_eq!(error, expected, "no other LoRA stands for its own");
     config.model.files.retain(|file| file.role != Role::Lora);
     config.check_weights().unwrap();
 }
