@@ -205,3 +205,24 @@ fn a_slate_is_shown_until_the_first_frame() {
     assert!(slate[..300].iter().all(|&byte| byte < 30), "a slate is dark");
     assert_ne!(slate, frame);
 }
+
+/// Slates take numbers that frames would have had: times are found all the same.
+#[test]
+fn a_prompt_for_a_time_comes_then_behind_slates_too() {
+    let toy = Toy::new(Behaviour::Slow(Duration::from_millis(150)));
+    let properties = format!("is-live=true startup-policy=slate seed=0 {}", toy.model());
+    let (element, mut harness) = playing_as(&properties, "video/x-raw, format=RGB");
+    let pull_until = |harness: &mut Harness, is_it: &dyn Fn(&gst::Buffer) -> bool| {
+        (0..500).map(|_| harness.pull().unwrap()).find(|buffer| is_it(buffer)).unwrap()
+    };
+    let first = pull_until(&mut harness, &|buffer| field(buffer, "prompt-id") > 0);
+    assert!(first.offset() > 12, "more than a block of slates");
+    toy.behave(Behaviour::Work);
+    let time = element.current_running_time().unwrap() + 3 * gst::ClockTime::SECOND;
+    let options = gst::Structure::builder("options").field("running-time", time).build();
+    assert!(element.emit_by_name::<bool>("set-prompt", &[&"a star", &options]));
+    let before = field(&first, "prompt-id");
+    let changed = pull_until(&mut harness, &|buffer| field(buffer, "prompt-id") > before);
+    let late = changed.pts().unwrap().checked_sub(time).unwrap();
+    assert!(late < 12 * changed.duration().unwrap(), "{late} after its time");
+}
