@@ -111,7 +111,10 @@ impl Film {
         if end.type_() == gst::MessageType::Error {
             return Err(end);
         }
-        Ok(std::mem::take(&mut film.lock().unwrap()))
+        let mut film = std::mem::take(&mut *film.lock().unwrap());
+        film.frames.truncate(enough); // the sink goes on until it is told
+        film.times.truncate(enough);
+        Ok(film)
     }
 
     /// Takes a frame in and says how many there are.
