@@ -14,12 +14,13 @@ use super::{Stopped, errors, init, playing_as, started};
 fn error_of(properties: &str) -> (Stopped, glib::Error) {
     init();
     let line = format!("blockcascadesrc name=src seed=0 {properties} ! fakesink");
-    let pipeline = gst::parse::launch(&line).unwrap();
+    let pipeline = Stopped(gst::parse::launch(&line).unwrap());
     pipeline.set_state(gst::State::Playing).unwrap();
     let bus = pipeline.bus().unwrap();
     let message = bus.timed_pop_filtered(PATIENCE, &[gst::MessageType::Error]).unwrap();
     let gst::MessageView::Error(error) = message.view() else { unreachable!("filtered") };
-    (Stopped(pipeline.clone()), error.error())
+    let error = error.error();
+    (pipeline, error)
 }
 
 #[test]

@@ -254,7 +254,8 @@ fn an_underrun_is_resynced_repeated_or_a_gap() {
         assert!(stats.get::<u64>("underruns").unwrap() > 0, "{policy}");
         let underruns = messages(&harness, "blockcascade/underrun");
         assert_eq!(underruns[0].get::<&str>("policy"), Ok(policy));
-        assert!(underruns.len() <= stats.get::<u64>("underruns").unwrap() as usize);
+        let count = stats.get::<u64>("underruns").unwrap() as usize;
+        assert!(policy == "resync" || underruns.len() < count, "{policy}: each frame is told of");
         let repeats = buffers.windows(2).filter(|w| field(&w[0], "frame") == field(&w[1], "frame"));
         assert_eq!(repeats.count() > 0, policy == "repeat");
         let is_discont = |b: &gst::Buffer| b.flags().contains(gst::BufferFlags::DISCONT);
