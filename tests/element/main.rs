@@ -357,21 +357,6 @@ fn bad_settings_are_one_error_at_once_and_the_next_start_works() {
     harness.pull().unwrap();
 }
 
-#[test]
-fn states_change_in_any_order() {
-    let (element, _) = started("seed=0 is-live=true");
-    let states = [gst::State::Null, gst::State::Ready, gst::State::Paused, gst::State::Playing];
-    let mut harness = Harness::with_element(&*element, None, Some("src"));
-    harness.set_drop_buffers(true);
-    let mut number = 12345u32;
-    for _ in 0..200 {
-        number = number.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        element.set_state(states[(number >> 16) as usize % states.len()]).unwrap();
-    }
-    element.set_state(gst::State::Null).unwrap();
-    assert_eq!(errors(&element), []);
-}
-
 /// Every launch line of the documentation, cut short, without a window.
 #[test]
 fn launch_lines_of_the_documentation_run() {
