@@ -9,7 +9,7 @@ use gstreamer_video as gst_video;
 
 use super::support::play_to_end;
 use super::toy::{Behaviour, Toy};
-use super::{BLOCKS, bytes, element, field, init, playing, playing_as, pull};
+use super::{BLOCKS, MOMENT, bytes, element, field, init, playing, playing_as, pull};
 
 #[test]
 fn a_prompt_is_applied_at_a_block_and_everybody_is_told() {
@@ -137,6 +137,30 @@ fn subtitles_are_prompts_and_the_same_every_time() {
     for properties in ["", "queue-blocks=8", "queue-blocks=1"] {
         assert_eq!(story(properties).1, sum, "{properties}");
     }
+}
+
+#[test]
+fn no_block_is_made_before_its_text_is_known() {
+    let toy = Toy::new(Behaviour::Work);
+    let source = element(&format!("seed=0 {}", toy.model()));
+    let mut harness = Harness::with_element(&source, None, Some("src"));
+    harness.add_element_sink_pad(&source.request_pad_simple("prompt").unwrap());
+    harness.set_src_caps_str("text/x-raw, format=utf8");
+    harness.play();
+    let stands_still = |harness: &Harness| {
+        std::thread::sleep(MOMENT.into()); // the toy would make seconds of video
+        assert_eq!(harness.buffers_in_queue(), 0);
+    };
+    stands_still(&harness);
+    let mut text = gst::Buffer::from_slice(b"a cube");
+    text.get_mut().unwrap().set_pts(gst::ClockTime::SECOND);
+    harness.push(text).unwrap();
+    // It is known what is shown up to frame 16; the third block starts behind that.
+    let known = (BLOCKS[0] + BLOCKS[1]) as usize;
+    let first = field(&pull(&mut harness, known)[0], "prompt-id");
+    stands_still(&harness);
+    harness.push_event(gst::event::Eos::new());
+    assert!(field(&harness.pull().unwrap(), "prompt-id") != first);
 }
 
 #[test]
