@@ -49,14 +49,15 @@ enum Picture {
 impl BlockCascadeSrc {
     pub(super) fn make(&self, work: &mut Work) -> Result<gst::Buffer, gst::FlowError> {
         self.go_on_after_flush(work);
-        let picture = match self.obj().is_live() {
-            true => self.live_picture(work)?,
-            false => Picture::New(self.next_frame(work)?),
+        let picture = if self.obj().is_live() {
+            self.live_picture(work)?
+        } else {
+            Picture::New(self.next_frame(work)?)
         };
         let (Picture::New(frame) | Picture::Other(frame)) = &picture;
         match (self.buffer(work, frame), picture) {
             (Ok(buffer), Picture::New(frame)) => {
-                self.begins(work);
+                self.begins(work, &frame.prompt.text);
                 self.shows(work, &frame);
                 self.advance(work, frame);
                 Ok(buffer)
@@ -91,7 +92,7 @@ impl BlockCascadeSrc {
     }
 
     /// Before the model's first frame.
-    fn begins(&self, work: &mut Work) {
+    fn begins(&self, work: &mut Work, prompt: &str) {
         if std::mem::replace(&mut work.has_begun, true) {
             return;
         }
@@ -102,9 +103,8 @@ impl BlockCascadeSrc {
         let fields = tags.make_mut();
         let application = concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION"));
         fields.add::<gst::tags::ApplicationName>(&application, gst::TagMergeMode::Replace);
-        let prompt = lock(&self.settings).prompt.clone();
         if !prompt.is_empty() {
-            fields.add::<gst::tags::Title>(&prompt.as_str(), gst::TagMergeMode::Replace);
+            fields.add::<gst::tags::Title>(&prompt, gst::TagMergeMode::Replace);
         }
         self.parent_send_event(gst::event::Tag::new(tags));
     }

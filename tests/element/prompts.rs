@@ -143,8 +143,9 @@ fn subtitles_are_prompts_and_the_same_every_time() {
 fn no_block_is_made_before_its_text_is_known() {
     let toy = Toy::new(Behaviour::Work);
     let source = element(&format!("seed=0 {}", toy.model()));
+    let pad = source.request_pad_simple("prompt").unwrap(); // before the harness starts it
     let mut harness = Harness::with_element(&source, None, Some("src"));
-    harness.add_element_sink_pad(&source.request_pad_simple("prompt").unwrap());
+    harness.add_element_sink_pad(&pad);
     harness.set_src_caps_str("text/x-raw, format=utf8");
     harness.play();
     let stands_still = |harness: &Harness| {
