@@ -15,6 +15,7 @@ use gstreamer_video as gst_video;
 
 mod faults;
 mod loading;
+mod presets;
 mod prompts;
 #[path = "../support/mod.rs"]
 mod support;
