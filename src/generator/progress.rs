@@ -18,6 +18,7 @@ pub(super) struct Progress(Arc<State>);
 struct State {
     total: AtomicU64,
     done: AtomicU64,
+    /// In strides.
     reported: AtomicU64,
     report: Box<dyn Fn(u32) + Send + Sync>,
 }
@@ -37,10 +38,10 @@ impl Progress {
     fn advance(&self, numbers: usize) {
         let State { total, done, reported, report } = &*self.0;
         let done = done.fetch_add(numbers as u64, Ordering::SeqCst) + numbers as u64;
-        let percent = (100 * done / total.load(Ordering::SeqCst).max(1)).min(100);
-        if percent >= reported.load(Ordering::SeqCst) + STRIDE {
-            reported.store(percent, Ordering::SeqCst);
-            report(percent as u32);
+        let strides = (100 / STRIDE * done / total.load(Ordering::SeqCst).max(1)).min(100 / STRIDE);
+        if strides > reported.load(Ordering::SeqCst) {
+            reported.store(strides, Ordering::SeqCst);
+            report((strides * STRIDE) as u32);
         }
     }
 
