@@ -19,14 +19,17 @@ use gstblockcascade::generator::{
     PromptChange, Timing, WeightPaths, WeightsSource,
 };
 use gstblockcascade::model::{
-    DenoiseInput, FrameDecoder, Interrupt, Kv, KvExchange, TextContext, TextEmbedding, TextEncoder,
-    VideoModel, VideoSpec,
+    DenoiseInput, FrameDecoder, Interrupt, KvExchange, TextContext, TextEmbedding, VideoModel,
+    VideoSpec,
 };
 use gstblockcascade::wan::text::Umt5Encoder;
 use gstblockcascade::wan::vae::WanDecoder;
 use gstblockcascade::wan::{WanDit, dit_config, text_config, vae_config};
 
-const LAYERS: usize = 3;
+#[path = "support/toy.rs"]
+mod arithmetic;
+use arithmetic::{LAYERS, Lengths, SPEC};
+
 /// No test may hang: what waits longer than this has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -59,8 +62,7 @@ impl VideoModel for Toy {
     }
 
     fn text_context(&self, text: &TextEmbedding) -> CandleResult<TextContext> {
-        let kv = Kv { k: text.0.clone(), v: text.0.clone() };
-        Ok(TextContext { layers: vec![kv], last_count: 1 })
+        Ok(arithmetic::text_context(text))
     }
 
     fn predict_flow(
@@ -70,11 +72,7 @@ impl VideoModel for Toy {
     ) -> CandleResult<Vec<Tensor>> {
         let forward = self.forwards.fetch_add(1, Ordering::SeqCst);
         for layer in 0..LAYERS {
-            let own = blocks.iter().map(|_| {
-                let k = Tensor::zeros((1, 3, 1, 6), DType::F32, &Device::Cpu)?;
-                Ok(Kv { v: k.clone(), k })
-            });
-            kv.exchange(layer, own.collect::<CandleResult<_>>()?)?;
+            kv.exchange(layer, vec![arithmetic::kv()?; blocks.len()])?;
             let _listening = self.entered.lock().unwrap().send(());
             match self.behaviour {
                 Behaviour::FailAt(n) if n == forward => bail!("toy failure"),
@@ -83,25 +81,7 @@ impl VideoModel for Toy {
                 _ => {}
             }
         }
-        let flow = |block: &DenoiseInput<'_>| {
-            let length = block.text.layers[0].k.mean_all()?.to_scalar::<f32>()?;
-            let sigma = (block.timesteps[0] / 1000.0).max(0.001);
-            (block.latent - f64::from(length))? / sigma
-        };
-        blocks.iter().map(flow).collect()
-    }
-}
-
-/// A prompt's embedding is its length, in hundredths.
-#[derive(Debug)]
-struct Lengths;
-
-impl TextEncoder for Lengths {
-    fn encode(&self, prompt: &str, _: &Interrupt) -> CandleResult<TextEmbedding> {
-        if prompt == "refuse" {
-            bail!("toy refusal");
-        }
-        Ok(TextEmbedding(Tensor::new(&[[prompt.len() as f32 / 100.0]], &Device::Cpu)?))
+        blocks.iter().map(arithmetic::flow).collect()
     }
 }
 
@@ -149,16 +129,6 @@ struct Rig {
     /// Hears of every layer.
     entered: mpsc::Receiver<()>,
 }
-
-/// Wan's.
-const SPEC: VideoSpec = VideoSpec {
-    latent_channels: 1,
-    spatial_stride: 8,
-    patch: 2,
-    layers: LAYERS,
-    heads: 1,
-    head_dim: 6,
-};
 
 fn rig(config: &GeneratorConfig, behaviour: Behaviour, decoder_fails: bool) -> Rig {
     let (sender, entered) = mpsc::channel();

@@ -28,8 +28,8 @@ struct Way {
     to: TextEmbedding,
     prompt: Arc<AppliedPrompt>,
     change: PromptChange,
-    /// Steps made, of `change.blocks`.
-    made: u32,
+    /// Blocks that were told of it, of `change.blocks`.
+    told: u32,
 }
 
 impl Conditioning {
@@ -48,32 +48,32 @@ impl Conditioning {
         if self.embedding.is_none() {
             change.blocks = 0;
         }
-        self.way = Some(Way { from, to, prompt: Arc::new(due.prompt), change, made: 0 });
+        self.way = Some(Way { from, to, prompt: Arc::new(due.prompt), change, told: 0 });
         Ok(())
     }
 
-    /// What blocks hear from the coming tick on, if it is something else than before: one step for
-    /// each block that starts, and the first one at once if the blocks in flight are to hear it.
-    pub(super) fn step(
+    /// What blocks hear from the coming tick on, if it is something else than before: it goes on with
+    /// each block that starts, and begins at once if the blocks in flight are to hear it.
+    pub(super) fn advance(
         &mut self,
         starts_block: bool,
     ) -> Result<Option<(Arc<TextContext>, PromptPolicy)>> {
         let Some(mut way) = self.way.take() else { return Ok(None) };
         let policy = way.change.policy;
-        let is_due = starts_block || (way.made == 0 && policy == PromptPolicy::InFlight);
+        let is_due = starts_block || (way.told == 0 && policy == PromptPolicy::InFlight);
         if !is_due {
             self.way = Some(way);
             return Ok(None);
         }
-        way.made += 1;
-        let embedding = if way.made >= way.change.blocks {
+        way.told += 1;
+        let embedding = if way.told >= way.change.blocks {
             way.to.clone()
         } else {
-            let share = f64::from(way.made) / f64::from(way.change.blocks);
+            let share = f64::from(way.told) / f64::from(way.change.blocks);
             between(&way.from, &way.to, share, way.change.method)?
         };
         let text = self.text(embedding, way.prompt.clone())?;
-        if way.made < way.change.blocks {
+        if way.told < way.change.blocks {
             self.way = Some(way);
         }
         Ok(Some((text, policy)))

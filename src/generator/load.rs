@@ -33,7 +33,7 @@ pub(super) fn parts(
     };
     let dtype = dtype(config.dtype, &device);
     let load = Load { config, weights, interrupt, progress, dtype, device };
-    load.expect()?;
+    load.count_all()?;
     let (text, model) = (load.text()?, Arc::new(load.model()?));
     Ok(Parts { text: text.into(), model, decoder: load.decoder()?.into() })
 }
@@ -76,7 +76,7 @@ enum Source {
 
 impl Load<'_> {
     /// Says how much there will be to load.
-    fn expect(&self) -> Result<()> {
+    fn count_all(&self) -> Result<()> {
         let architecture = self.config.model.architecture;
         let (text, dit) = (text_config(architecture), dit_config(architecture));
         let networks = [
@@ -85,7 +85,7 @@ impl Load<'_> {
             self.decoder_shapes()?,
         ];
         let numbers = |tensor: &TensorShape| tensor.shape.iter().product::<usize>();
-        self.progress.expect(networks.iter().flatten().map(numbers).sum());
+        self.progress.add_total(networks.iter().flatten().map(numbers).sum());
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::Builder;
 
@@ -22,8 +23,8 @@ use crate::device::DeviceSpec;
 #[derive(Debug)]
 pub struct Loading {
     networks: Arc<Networks>,
-    /// Whoever waits on this hold is turned away. Changed under the lock of `networks`.
-    woken: Mutex<bool>,
+    /// Whoever waits on this hold is turned away. Raised under the lock of `networks`.
+    woken: AtomicBool,
 }
 
 /// Everything that anybody in this process holds, or held.
@@ -117,15 +118,11 @@ impl Loading {
 
     /// Waits for the networks. [`Error::Cancelled`] after [`wake`](Self::wake).
     pub fn wait(&self) -> Result<Parts, Arc<Error>> {
-        let waits = |state: &mut State| !state.is_told && !*lock(&self.woken);
+        let waits = |state: &mut State| !state.is_told && !self.is_woken();
         let state = self.networks.changed.wait_while(self.networks.lock(), waits);
         let state = state.unwrap_or_else(PoisonError::into_inner);
         let cancelled = || Err(Arc::new(Error::Cancelled));
-        if *lock(&self.woken) {
-            cancelled()
-        } else {
-            state.result.clone().unwrap_or_else(cancelled)
-        }
+        if self.is_woken() { cancelled() } else { state.result.clone().unwrap_or_else(cancelled) }
     }
 
     /// Whether it is known how loading ended.
@@ -136,19 +133,23 @@ impl Loading {
     /// Turns whoever waits on this hold away until [`resume`](Self::resume); loading goes on.
     pub fn wake(&self) {
         let _state = self.networks.lock();
-        *lock(&self.woken) = true;
+        self.woken.store(true, Ordering::SeqCst);
         self.networks.changed.notify_all();
     }
 
     /// Takes a wake back.
     pub fn resume(&self) {
-        *lock(&self.woken) = false;
+        self.woken.store(false, Ordering::SeqCst);
+    }
+
+    fn is_woken(&self) -> bool {
+        self.woken.load(Ordering::SeqCst)
     }
 }
 
 impl From<Arc<Networks>> for Loading {
     fn from(networks: Arc<Networks>) -> Self {
-        Self { networks, woken: Mutex::new(false) }
+        Self { networks, woken: AtomicBool::new(false) }
     }
 }
 
@@ -247,6 +248,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use std::sync::mpsc;
     use std::thread;
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -259,6 +261,15 @@ mod tests {
 
     fn same(a: &Parts, b: &Parts) -> bool {
         Arc::ptr_eq(&a.model, &b.model) && Arc::ptr_eq(&a.decoder, &b.decoder)
+    }
+
+    /// The loading thread may still be about to let go.
+    fn eventually(is_so: impl Fn() -> bool) {
+        let patience = Instant::now() + Duration::from_secs(30);
+        while !is_so() {
+            assert!(Instant::now() < patience, "it never came");
+            thread::yield_now();
+        }
     }
 
     #[test]
@@ -277,7 +288,7 @@ mod tests {
             assert!(!same(&parts, &Loading::start(&other).unwrap().wait().unwrap()));
         }
         drop(second);
-        assert!(!same(&parts, &Loading::start(&config(1)).unwrap().wait().unwrap()));
+        eventually(|| !same(&parts, &Loading::start(&config(1)).unwrap().wait().unwrap()));
     }
 
     #[test]
@@ -286,7 +297,7 @@ mod tests {
         let model = Arc::downgrade(&loading.wait().unwrap().model);
         assert!(model.upgrade().is_some());
         drop(loading);
-        assert!(model.upgrade().is_none());
+        eventually(|| model.upgrade().is_none());
     }
 
     #[test]

@@ -31,7 +31,7 @@ impl Progress {
     }
 
     /// So many numbers are still to come.
-    pub(super) fn expect(&self, numbers: usize) {
+    pub(super) fn add_total(&self, numbers: usize) {
         self.0.total.fetch_add(numbers as u64, Ordering::SeqCst);
     }
 
@@ -96,8 +96,8 @@ mod tests {
     fn percents_rise_to_a_hundred_in_strides() {
         let (report, reports) = mpsc::channel();
         let progress = Progress::new(move |percent| report.send(percent).unwrap());
-        progress.expect(150);
-        progress.expect(50);
+        progress.add_total(150);
+        progress.add_total(50);
         (0..200).for_each(|_| progress.advance(1));
         let expected: Vec<_> = (1..=20).map(|n| 5 * n).collect();
         assert_eq!(reports.try_iter().collect::<Vec<_>>(), expected);

@@ -180,7 +180,7 @@ fn denoise(model: &Arc<dyn VideoModel>, plan: &Plan, line: &Line) -> Result<(), 
     let failed = |cause| failed("denoising", cause);
     let mut conditioning = Conditioning::new(model.clone(), plan.change);
     conditioning.turn(line.desk.due(Some(0))?.ok_or(Stop::Closed)?).map_err(unheard)?;
-    let (text, _) = conditioning.step(true).map_err(unheard)?.ok_or(Stop::Closed)?;
+    let (text, _) = conditioning.advance(true).map_err(unheard)?.ok_or(Stop::Closed)?;
     let noise = Arc::new(SeededNoise { seed: plan.seed });
     let config = plan.cascade.clone();
     let mut cascade = Cascade::new(model.clone(), plan.schedule.clone(), noise, text, config);
@@ -189,7 +189,7 @@ fn denoise(model: &Arc<dyn VideoModel>, plan: &Plan, line: &Line) -> Result<(), 
         if let Some(due) = line.desk.due(starts)? {
             conditioning.turn(due).map_err(unheard)?;
         }
-        if let Some((text, policy)) = conditioning.step(starts.is_some()).map_err(unheard)? {
+        if let Some((text, policy)) = conditioning.advance(starts.is_some()).map_err(unheard)? {
             cascade.set_text(text, policy);
         }
         let tick = |interrupt: &_| line.denoising.time(|| cascade.tick(interrupt));

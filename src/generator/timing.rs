@@ -11,7 +11,7 @@ const RECENT: usize = 64;
 /// decides how fast the stream is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Timing {
-    /// All denoising steps and the cache pass, waiting excluded.
+    /// The ticks from one clean block to the next, waiting excluded.
     pub denoise: BlockTimes,
     /// Latents to pixels.
     pub decode: BlockTimes,

@@ -10,7 +10,7 @@ use gstreamer_base::prelude::*;
 use super::imp::{BlockCascadeSrc, CAT, lock};
 use super::pace::Pace;
 use super::settings::{StartupPolicy, UnderrunPolicy};
-use super::stream::{Counters, Flush, Progress};
+use super::stream::{Counters, Flush, LoadState};
 use super::{FRAME_META, picture, slate};
 use crate::generator::{Frame, Generator};
 
@@ -31,6 +31,12 @@ pub struct Work {
 }
 
 impl Work {
+    /// A buffer shows this frame, and the next one has the next number.
+    fn sent(&mut self, frame: Frame) {
+        self.last = Some(frame);
+        self.number += 1;
+    }
+
     /// Does not wait for the layer that is being computed: whoever changes a state may not.
     pub(super) fn stop(self) {
         if let Some(generator) = self.generator {
@@ -59,11 +65,11 @@ impl BlockCascadeSrc {
             (Ok(buffer), Picture::New(frame)) => {
                 self.begins(work, &frame.prompt.text);
                 self.shows(work, &frame);
-                self.advance(work, frame);
+                work.sent(frame);
                 Ok(buffer)
             }
             (Ok(buffer), Picture::Other(frame)) => {
-                self.advance(work, frame);
+                work.sent(frame);
                 Ok(buffer)
             }
             // A flush from here on keeps the frame for later.
@@ -107,18 +113,6 @@ impl BlockCascadeSrc {
             fields.add::<gst::tags::Title>(&prompt, gst::TagMergeMode::Replace);
         }
         self.parent_send_event(gst::event::Tag::new(tags));
-    }
-
-    fn advance(&self, work: &mut Work, frame: Frame) {
-        work.last = Some(frame);
-        self.count_number(work);
-    }
-
-    fn count_number(&self, work: &mut Work) {
-        work.number += 1;
-        if let Some(stream) = lock(&self.stream).as_mut() {
-            stream.number = work.number;
-        }
     }
 
     fn next_frame(&self, work: &mut Work) -> Result<Frame, gst::FlowError> {
@@ -211,8 +205,8 @@ impl BlockCascadeSrc {
 
     /// Whether the first frame comes before its number is over.
     fn can_begin(&self, work: &mut Work) -> Result<bool, gst::FlowError> {
-        let progress = lock(&self.stream).as_ref().map(|stream| stream.progress);
-        if let Some(Progress::Percent(_)) = progress {
+        let progress = lock(&self.stream).as_ref().map(|stream| stream.load_state);
+        if let Some(LoadState::Percent(_)) = progress {
             return Ok(false);
         }
         self.generator(work)?;
@@ -223,14 +217,17 @@ impl BlockCascadeSrc {
     fn slate(&self, work: &mut Work) -> Result<Frame, gst::FlowError> {
         let due = self.due(work);
         self.wait_until(due)?;
-        let mut stream = lock(&self.stream);
-        let stream = stream.as_mut().ok_or(gst::FlowError::Flushing)?;
-        stream.counters.slates += 1;
-        let percent = match stream.progress {
-            Progress::Percent(percent) => percent,
+        let (size, load_state) = {
+            let mut stream = lock(&self.stream);
+            let stream = stream.as_mut().ok_or(gst::FlowError::Flushing)?;
+            stream.counters.slates += 1;
+            (stream.format().size, stream.load_state)
+        };
+        let percent = match load_state {
+            LoadState::Percent(percent) => percent,
             _ => 100,
         };
-        Ok(slate::frame(stream.format().size, percent))
+        Ok(slate::frame(size, percent))
     }
 
     /// The last frame, when another one was due.
@@ -303,7 +300,7 @@ impl BlockCascadeSrc {
         let gap = gap.duration(pace.duration(work.number)).build();
         self.obj().src_pad().push_event(gap);
         self.count(|counters| counters.gaps += 1);
-        self.count_number(work);
+        work.number += 1;
         work.discont = true;
     }
 

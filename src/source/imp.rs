@@ -113,7 +113,11 @@ impl ElementImpl for BlockCascadeSrc {
             let (src, sink) = (gst::PadDirection::Src, gst::PadDirection::Sink);
             let frames = gst::PadTemplate::new("src", src, always, &caps::template());
             let prompts = gst::PadTemplate::new(text::PAD, sink, request, &caps::text());
-            [frames, prompts].map(|template| template.expect("names and caps are sound")).to_vec()
+            [frames, prompts]
+                .map(|template| {
+                    template.expect("a name, and caps that are fixed or ranges, make a template")
+                })
+                .to_vec()
         });
         &TEMPLATES
     }
@@ -235,9 +239,10 @@ impl BaseSrcImpl for BlockCascadeSrc {
         let info = gst_video::VideoInfo::from_caps(caps)
             .map_err(|_| gst::loggable_error!(CAT, "no video in {caps}"))?;
         gst::debug!(CAT, imp = self, "{caps}");
+        let number = lock(&self.work).number; // caps change between frames
         if let Some(stream) = lock(&self.stream).as_mut() {
             stream.config.size = Some(caps::size(&info));
-            stream.pace.change(info.fps(), stream.number);
+            stream.pace.change(info.fps(), number);
             stream.info = Some(info);
         }
         if !self.obj().is_live() {

@@ -11,7 +11,7 @@ use gstreamer::subclass::prelude::*;
 use super::failure;
 use super::imp::{BlockCascadeSrc, CAT, lock};
 use super::settings::StartupPolicy;
-use super::stream::{Progress, Stream};
+use super::stream::{LoadState, Stream};
 use crate::generator::{Error, GeneratorConfig, Loading, LoadingState};
 
 /// Code of the PROGRESS messages.
@@ -75,15 +75,15 @@ impl BlockCascadeSrc {
 
     /// Called on the loading thread, for a stream that may be over.
     fn loads(&self, id: gst::Seqnum, state: LoadingState<'_>, begun: Instant) {
-        let progress = match state {
-            LoadingState::Percent(percent) => Progress::Percent(percent),
-            LoadingState::Ready => Progress::Done(begun.elapsed()),
-            LoadingState::Failed(_) => Progress::Failed,
+        let load_state = match state {
+            LoadingState::Percent(percent) => LoadState::Percent(percent),
+            LoadingState::Ready => LoadState::Done(begun.elapsed()),
+            LoadingState::Failed(_) => LoadState::Failed,
         };
         {
             let mut stream = lock(&self.stream);
             match stream.as_mut().filter(|stream| stream.id == id) {
-                Some(stream) => stream.progress = progress,
+                Some(stream) => stream.load_state = load_state,
                 None => return,
             }
         }

@@ -93,7 +93,7 @@ impl BlockCascadeSrc {
         let (answers, time) = {
             let mut stream = lock(&self.stream);
             let Some(stream) = stream.as_mut() else { return };
-            stream.shows(frame);
+            stream.shows(frame, work.number);
             let Some(answers) = stream.book.show(&frame.prompt, frame.block) else { return };
             stream.current_prompt = Some(frame.prompt.text.clone());
             let applied = answers.iter().rev().find(|answer| answer.applied);

@@ -77,7 +77,7 @@ pub enum Decoder {
     Light,
     #[enum_value(name = "A small decoder: softer pictures", nick = "tiny")]
     Tiny,
-    #[enum_value(name = "As small, trained on the full decoder's pictures", nick = "light-tiny")]
+    #[enum_value(name = "As small, trained on the full decoder's latents", nick = "light-tiny")]
     LightTiny,
 }
 
@@ -198,7 +198,6 @@ impl Settings {
         config.queue_blocks = self.queue_blocks as usize;
         config.prompt.clone_from(&self.prompt);
         config.seed = self.chosen_seed();
-        config.change = self.change();
         self.apply_enums(&mut config);
         self.apply_preset(&mut config);
         config.validate()?;

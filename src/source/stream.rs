@@ -23,16 +23,14 @@ pub struct Stream {
     pub config: GeneratorConfig,
     pub controls: Controls,
     pub loading: Arc<Loading>,
-    pub progress: Progress,
+    pub load_state: LoadState,
     pub info: Option<gst_video::VideoInfo>,
     pub pace: Pace,
     /// What it runs on, once it has a generator: the size in `info` cannot change any more.
     pub device: Option<DeviceSpec>,
-    /// Number of the coming buffer.
-    pub number: u64,
     /// A flush since the last buffer.
     pub flushed: Option<Flush>,
-    /// Buffers before it that are no new frames: slates, repeated ones and gaps.
+    /// Buffers so far that are no new frames: slates, repeated ones and gaps.
     inserted: u64,
     /// Whether the time of a frame is known.
     is_timed: bool,
@@ -55,7 +53,7 @@ pub enum Flush {
 
 /// How far loading is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum LoadState {
     Percent(u32),
     /// After so long; at once, if the networks were there.
     Done(Duration),
@@ -81,11 +79,14 @@ impl Stream {
             controls: Controls::new(&config)?,
             config,
             loading,
-            progress: if is_loaded { Progress::Done(Duration::ZERO) } else { Progress::Percent(0) },
+            load_state: if is_loaded {
+                LoadState::Done(Duration::ZERO)
+            } else {
+                LoadState::Percent(0)
+            },
             info: None,
             pace: Pace::new(rate),
             device: None,
-            number: 0,
             flushed: None,
             inserted: 0,
             is_timed: false,
@@ -98,7 +99,7 @@ impl Stream {
     }
 
     pub fn is_loading(&self) -> bool {
-        matches!(self.progress, Progress::Percent(_))
+        matches!(self.load_state, LoadState::Percent(_))
     }
 
     /// Hands a prompt on, unless too many wait.
@@ -130,11 +131,11 @@ impl Stream {
         self.format().block_from(number.saturating_sub(self.inserted))
     }
 
-    /// A new frame leaves.
-    pub fn shows(&mut self, frame: &Frame) {
+    /// A new frame leaves, in a buffer of that number.
+    pub fn shows(&mut self, frame: &Frame, number: u64) {
         self.counters.frames += 1;
         self.counters.blocks = frame.block + 1;
-        self.inserted = self.number.saturating_sub(frame.index);
+        self.inserted = number.saturating_sub(frame.index);
     }
 
     pub fn format(&self) -> VideoFormat {
@@ -149,8 +150,8 @@ impl Stream {
     /// What the property `stats` tells, but for the state.
     pub fn stats(&self) -> gst::structure::Builder {
         let Counters { frames, blocks, slates, repeated, gaps, underruns } = self.counters;
-        let load_time = match self.progress {
-            Progress::Done(time) => Some(clock_time(time)),
+        let load_time = match self.load_state {
+            LoadState::Done(time) => Some(clock_time(time)),
             _ => None,
         };
         let stats = gst::Structure::builder("stats")

@@ -13,6 +13,8 @@ use gstreamer::prelude::*;
 use gstreamer_check::Harness;
 use gstreamer_video as gst_video;
 
+#[path = "../support/toy.rs"]
+mod arithmetic;
 mod faults;
 mod loading;
 mod presets;

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use gstblockcascade::checkpoint::Manifest;
 use gstblockcascade::generator::{GeneratorConfig, Loading, Parts};
 use gstblockcascade::model::{
-    DenoiseInput, FrameDecoder, Interrupt, Kv, KvExchange, TextContext, TextEmbedding, TextEncoder,
-    VideoModel, VideoSpec,
+    DenoiseInput, FrameDecoder, Interrupt, KvExchange, TextContext, TextEmbedding, VideoModel,
+    VideoSpec,
 };
 
-const LAYERS: usize = 2;
+use super::arithmetic::{self, LAYERS, SPEC};
 
 /// What the transformer does at every forward.
 #[derive(Clone, Copy, Debug, Default)]
@@ -41,7 +41,7 @@ impl Toy {
         std::fs::write(&manifest, text.replacen("description = \"", &unique, 1)).unwrap();
         let behaviour = Arc::new(Mutex::new(behaviour));
         let parts = Parts {
-            text: Arc::new(Lengths),
+            text: Arc::new(arithmetic::Lengths),
             model: Arc::new(Mean { behaviour: behaviour.clone(), spec: SPEC }),
             decoder: Arc::new(Grey::default()),
         };
@@ -60,15 +60,6 @@ impl Toy {
     }
 }
 
-const SPEC: VideoSpec = VideoSpec {
-    latent_channels: 1,
-    spatial_stride: 8,
-    patch: 2,
-    layers: LAYERS,
-    heads: 1,
-    head_dim: 6,
-};
-
 /// Clean latents are the prompt's length.
 #[derive(Debug)]
 struct Mean {
@@ -86,8 +77,7 @@ impl VideoModel for Mean {
     }
 
     fn text_context(&self, text: &TextEmbedding) -> Result<TextContext> {
-        let kv = Kv { k: text.0.clone(), v: text.0.clone() };
-        Ok(TextContext { layers: vec![kv], last_count: 1 })
+        Ok(arithmetic::text_context(text))
     }
 
     fn predict_flow(
@@ -96,8 +86,7 @@ impl VideoModel for Mean {
         kv: &mut dyn KvExchange,
     ) -> Result<Vec<Tensor>> {
         for layer in 0..LAYERS {
-            let k = Tensor::zeros((1, 3, 1, 6), DType::F32, &Device::Cpu)?;
-            kv.exchange(layer, vec![Kv { v: k.clone(), k }; blocks.len()])?;
+            kv.exchange(layer, vec![arithmetic::kv()?; blocks.len()])?;
             let behaviour = *self.behaviour.lock().unwrap();
             match behaviour {
                 Behaviour::Work => {}
@@ -105,21 +94,7 @@ impl VideoModel for Mean {
                 Behaviour::Slow(time) => std::thread::sleep(time),
             }
         }
-        let flow = |block: &DenoiseInput<'_>| {
-            let length = block.text.layers[0].k.mean_all()?.to_scalar::<f32>()?;
-            let sigma = (block.timesteps[0] / 1000.0).max(0.001);
-            (block.latent - f64::from(length))? / sigma
-        };
-        blocks.iter().map(flow).collect()
-    }
-}
-
-#[derive(Debug)]
-struct Lengths;
-
-impl TextEncoder for Lengths {
-    fn encode(&self, prompt: &str, _: &Interrupt) -> Result<TextEmbedding> {
-        Ok(TextEmbedding(Tensor::new(&[[prompt.len() as f32 / 100.0]], &Device::Cpu)?))
+        blocks.iter().map(arithmetic::flow).collect()
     }
 }
 
