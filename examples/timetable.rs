@@ -1,14 +1,14 @@
 //! Who does what at each tick: `cargo run --release --example timetable -- WIDTH`.
 #![allow(clippy::print_stdout)] // an example speaks to its reader
 
-use gstblockcascade::cascade::{Pass, Stage, Timetable};
+use gstblockcascade::cascade::{HistoryPolicy, Pass, Stage, Timetable};
 
 const STEPS: usize = 4;
 const BLOCKS: u64 = 4;
 
 fn main() {
     let width = std::env::args().nth(1).and_then(|width| width.parse().ok()).unwrap_or(5);
-    let table = Timetable::with_width(STEPS, width);
+    let table = Timetable::with_width(HistoryPolicy::Clean, STEPS, width);
     let blocks: String = (0..BLOCKS).map(|block| format!("  block {block}")).collect();
     println!("tick{blocks}");
     let ticks = table.clean_at(BLOCKS - 1);

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result as CandleResult, Tensor, bail};
 use candle_nn::VarBuilder;
-use gstblockcascade::cascade::PromptPolicy;
+use gstblockcascade::cascade::{AttentionMode, BlockCost, HistoryPolicy, PromptPolicy};
 use gstblockcascade::checkpoint::{self, Manifest, Role};
+use gstblockcascade::device::Devices;
 use gstblockcascade::generator::{
     Controls, Decoder, Dtype, Error, Frame, FrameSize, Generator, GeneratorConfig, Parts, Prompt,
     PromptChange, Timing, WeightPaths, WeightsSource,
@@ -135,7 +136,7 @@ fn rig(config: &GeneratorConfig, behaviour: Behaviour, decoder_fails: bool) -> R
     let (forwards, sender) = (AtomicUsize::new(0), Mutex::new(sender));
     let model = Arc::new(Toy { spec: SPEC, behaviour, forwards, entered: sender });
     let decoder = Arc::new(Mean { stride: 8, started: false, fails: decoder_fails });
-    let parts = Parts { text: Arc::new(Lengths), model, decoder };
+    let parts = Parts { text: Arc::new(Lengths), models: vec![model], decoder };
     let controls = Controls::new(config).unwrap();
     Rig { generator: Generator::from_parts(parts, config, controls).unwrap(), entered }
 }
@@ -182,7 +183,7 @@ fn sizes_follow_the_model_and_frames_the_format() {
         let (forwards, entered) = (AtomicUsize::new(0), Mutex::new(mpsc::channel().0));
         let model = Arc::new(Toy { spec, behaviour: Behaviour::Work, forwards, entered });
         let decoder = Arc::new(Mean { stride, started: false, fails: false });
-        let parts = Parts { text: Arc::new(Lengths), model, decoder };
+        let parts = Parts { text: Arc::new(Lengths), models: vec![model], decoder };
         let config = GeneratorConfig { size: Some(FrameSize { width, height }), ..config("x", 1) };
         let controls = Controls::new(&config)?;
         let mut generator = Generator::from_parts(parts, &config, controls)?;
@@ -297,7 +298,7 @@ fn decoding_overlaps_denoising() {
     let after = config.model.preset.denoising_steps.len();
     let parts = Parts {
         text: Arc::new(Lengths),
-        model: Arc::new(SlowToy { toy, after, diary: diary.clone() }),
+        models: vec![Arc::new(SlowToy { toy, after, diary: diary.clone() })],
         decoder: Arc::new(SlowMean { mean, diary: diary.clone() }),
     };
     let controls = Controls::new(&config).unwrap();
@@ -320,7 +321,9 @@ fn width_does_not_change_the_number_of_frames() {
 
 #[test]
 fn a_scheduled_prompt_takes_effect_at_its_block_every_time() {
-    for policy in [PromptPolicy::InFlight, PromptPolicy::NextBlock] {
+    for policy in
+        [PromptPolicy::InFlight, PromptPolicy::NextBlock, PromptPolicy::Recache, PromptPolicy::Cut]
+    {
         let change = PromptChange { policy, ..PromptChange::default() };
         for cascade_width in [1, 2, 5] {
             let base = config(&"x".repeat(80), 6);
@@ -381,13 +384,45 @@ fn a_stream_is_left_without_waiting_for_its_layer() {
     assert_eq!(entered.recv_timeout(PATIENCE), Err(mpsc::RecvTimeoutError::Disconnected));
 }
 
+fn devices(names: &str) -> Devices {
+    names.parse().unwrap()
+}
+
+/// Frames of the embedded model differ by no more than one level, for numbers of any crew differ by
+/// rounding only.
+#[test]
+fn the_number_of_workers_does_not_show() {
+    for (history_policy, attention) in [
+        (HistoryPolicy::Clean, AttentionMode::Bidirectional),
+        (HistoryPolicy::Clean, AttentionMode::Causal),
+        (HistoryPolicy::StageMatched, AttentionMode::Bidirectional),
+    ] {
+        let base = GeneratorConfig {
+            history_policy,
+            attention,
+            cascade_width: 4,
+            ..pocket("a red ball", 5)
+        };
+        let expected = run(&base);
+        for names in ["cpu,cpu", "cpu,cpu,cpu"] {
+            let frames = run(&GeneratorConfig { devices: devices(names), ..base.clone() });
+            assert_eq!(frames.len(), expected.len());
+            for (frame, expected) in frames.iter().zip(&expected) {
+                let apart = frame.rgb.iter().zip(&expected.rgb).map(|(a, b)| a.abs_diff(*b)).max();
+                assert!(apart <= Some(1), "{apart:?} levels in frame {} on {names}", frame.index);
+            }
+        }
+    }
+}
+
 #[test]
 fn blocks_are_timed() {
     let mut generator = toy(&config("0123456789", 3));
     let controls = generator.controls();
     assert_eq!(controls.timing(), Timing::default());
     generator.by_ref().take(21).for_each(|frame| drop(frame.unwrap()));
-    let Timing { denoise, decode } = controls.timing();
+    let Timing { denoise, decode, cost } = controls.timing();
+    assert_eq!(cost, BlockCost { ticks: 5, exchanged_bytes: 0 });
     for times in [denoise, decode] {
         assert!(times.last > Duration::ZERO && times.mean <= times.p95, "{times:?}");
     }
@@ -717,11 +752,25 @@ fn generators_move_between_threads_and_controls_are_shared() {
 #[test]
 fn settings_that_make_no_sense_are_named() {
     type Change = fn(&mut GeneratorConfig);
-    let cases: [(&str, &str, Change); 12] = [
+    let cases: [(&str, &str, Change); 17] = [
         ("size", "250x144", |c| c.size = Some(FrameSize { width: 250, height: 144 })),
         ("size", "256x0", |c| c.size = Some(FrameSize { width: 256, height: 0 })),
         ("cascade_width", "got 0", |c| c.cascade_width = 0),
         ("cascade_width", "1 to 5", |c| c.cascade_width = 6),
+        ("cascade_width", "1 to 4", |c| {
+            c.cascade_width = 5;
+            c.history_policy = HistoryPolicy::StageMatched;
+        }),
+        ("devices", "got 2, expected at most 1", |c| c.devices = devices("cpu,cpu")),
+        ("devices", "auto among several", |c| {
+            c.cascade_width = 2;
+            c.devices = devices("cpu,auto");
+        }),
+        ("threads", "got 0", |c| c.threads = Some(0)),
+        ("prompt_policy", "recache", |c| {
+            c.history_policy = HistoryPolicy::StageMatched;
+            c.change.policy = PromptPolicy::Recache;
+        }),
         ("queue_blocks", "got 0", |c| c.queue_blocks = 0),
         ("blocks", "got 0", |c| c.blocks = Some(0)),
         ("window", "0 to 1024", |c| c.model.preset.window = 5000),

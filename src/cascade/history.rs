@@ -37,9 +37,32 @@ pub enum SinkPosition {
     Absolute,
 }
 
+/// Which keys and values a block reads of older ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HistoryPolicy {
+    /// Those of the clean block, which its cache pass leaves.
+    #[default]
+    Clean,
+    /// Those that the older block left at the same pass, as noisy as the block is itself: no cache
+    /// pass, and no keys between workers (HiAR, arXiv 2603.08703; SAF, arXiv 2609.38114).
+    StageMatched,
+}
+
+impl HistoryPolicy {
+    /// Forwards that a block of so many denoising steps makes.
+    pub fn passes(self, steps: usize) -> usize {
+        match self {
+            Self::Clean => steps.saturating_add(1),
+            Self::StageMatched => steps,
+        }
+    }
+}
+
 /// The rules that a history follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HistoryRules {
+    /// Which keys and values are read.
+    pub policy: HistoryPolicy,
     /// How many blocks are kept.
     pub limits: CacheLimits,
     /// How many of them are seen.
@@ -90,9 +113,42 @@ impl History {
         }
     }
 
+    /// Puts other keys and values in the place of those of the most recent blocks.
+    pub fn replace_last(&mut self, blocks: Vec<Vec<Kv>>) {
+        let from_sink = blocks.len().saturating_sub(self.window.len());
+        let kept = self.len().saturating_sub(blocks.len());
+        let mut blocks = blocks.into_iter();
+        if from_sink > 0 {
+            self.sink.truncate(kept);
+            self.sink.extend(blocks.by_ref().take(from_sink));
+            self.moved = (0, Vec::new());
+        }
+        let start = self.window.len() - blocks.len();
+        self.window.range_mut(start..).zip(blocks).for_each(|(old, new)| *old = new);
+    }
+
+    /// Forgets all blocks.
+    pub fn clear(&mut self) {
+        *self = Self::new(self.rules, self.rope.clone(), self.frames_per_block);
+    }
+
     /// Moves the sink to where a tick with `in_flight` blocks sees it.
     pub fn prepare(&mut self, in_flight: usize) -> Result<()> {
-        let shift = self.sink_shift(self.seen_window(in_flight));
+        self.move_sink(self.seen_window(in_flight))
+    }
+
+    /// What the most recent `count` blocks see when they are computed anew: the sink, unless it is
+    /// among them.
+    pub fn before_last(&mut self, count: usize) -> Result<HistoryView<'_>> {
+        if count > self.window.len() {
+            return Ok(HistoryView { blocks: Vec::new() });
+        }
+        self.move_sink(self.window.len())?;
+        Ok(HistoryView { blocks: self.moved_sink().iter().collect() })
+    }
+
+    fn move_sink(&mut self, seen: usize) -> Result<()> {
+        let shift = self.sink_shift(seen);
         if self.moved.0 != shift {
             let blocks = self.sink.iter().map(|block| self.shifted(block, shift));
             self.moved = (shift, blocks.collect::<Result<_>>()?);
@@ -102,9 +158,13 @@ impl History {
 
     /// What such a tick sees, once it is prepared.
     pub fn view(&self, in_flight: usize) -> HistoryView<'_> {
-        let sink = if self.moved.0 == 0 { &self.sink } else { &self.moved.1 };
+        let sink = self.moved_sink();
         let start = self.window.len() - self.seen_window(in_flight);
         HistoryView { blocks: sink.iter().chain(self.window.range(start..)).collect() }
+    }
+
+    fn moved_sink(&self) -> &[Vec<Kv>] {
+        if self.moved.0 == 0 { &self.sink } else { &self.moved.1 }
     }
 
     /// Blocks of the window that are seen beside `in_flight` others.
@@ -134,7 +194,20 @@ impl History {
         block.iter().map(shift).collect()
     }
 
-    /// Clean blocks kept.
+    /// Blocks that a change of prompt recomputes: the window and, before anything is evicted, the
+    /// sink, which later keeps what it was made under
+    /// (LongLive, <https://github.com/NVlabs/LongLive/tree/v1.0>).
+    pub fn recomputed(&self) -> usize {
+        let has_evicted = self.length > self.len() as u64;
+        if has_evicted { self.window.len() } else { self.len() }
+    }
+
+    /// Blocks appended so far.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Blocks kept.
     pub fn len(&self) -> usize {
         self.sink.len() + self.window.len()
     }
@@ -176,7 +249,8 @@ mod tests {
 
     fn history(sink: usize, window: Option<usize>, budget: HistoryBudget) -> History {
         let limits = CacheLimits { sink, window };
-        let rules = HistoryRules { limits, budget, sink_position: SinkPosition::Rebased };
+        let policy = HistoryPolicy::Clean;
+        let rules = HistoryRules { policy, limits, budget, sink_position: SinkPosition::Rebased };
         History::new(rules, Rope::new(8), FRAMES)
     }
 

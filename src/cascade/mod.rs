@@ -1,13 +1,17 @@
 //! Block Cascading (arXiv 2511.20426): several blocks denoised at once, each at its own step.
 //!
 //! A [`Timetable`] says which block makes which pass at a tick. At every tick the blocks in flight
-//! make one forward together, over the [`History`] of clean blocks and over each other. Sequential
-//! generation is `stagger = passes`: one block in flight, the same code.
+//! make one forward together, over the [`History`] of clean blocks and over each other: on one
+//! worker, or spread over several, each on its own device, that give each other keys and values once
+//! a layer. Sequential generation is `stagger = passes`: one block in flight, the same code.
 
 mod block;
+mod crew;
 mod history;
+mod link;
 mod peers;
 mod timetable;
+mod worker;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,14 +19,18 @@ use std::sync::Arc;
 use candle_core::{Result, Tensor, bail};
 
 use self::block::Block;
-use self::peers::Peers;
+use self::crew::Crew;
+use self::link::Link;
+use self::worker::Tick;
 use crate::generator::flow::{FlowSchedule, renoise, x0_from_flow};
 use crate::generator::noise::{Draw, Noise};
 use crate::layers::rope::Rope;
-use crate::model::{DenoiseInput, Interrupt, TextContext, VideoModel};
+use crate::model::Interrupt;
 
+pub use self::block::TextContexts;
+pub use self::crew::Workers;
 pub use self::history::{
-    CacheLimits, History, HistoryBudget, HistoryRules, HistoryView, SinkPosition,
+    CacheLimits, History, HistoryBudget, HistoryPolicy, HistoryRules, HistoryView, SinkPosition,
 };
 pub use self::timetable::{Pass, Stage, Timetable};
 
@@ -44,6 +52,12 @@ pub enum PromptPolicy {
     InFlight,
     /// Only blocks that start from now on.
     NextBlock,
+    /// As in flight, and what history holds is computed anew under the new prompt, in one forward.
+    /// Stage-matched histories have no clean blocks to compute: there it is as in flight.
+    Recache,
+    /// History and blocks in flight are dropped; the stream goes on from the block that would have
+    /// become clean next.
+    Cut,
 }
 
 /// How blocks of a stream are made; fixed for its whole length.
@@ -73,55 +87,108 @@ pub struct CleanBlock {
     /// `(frames, channels, h, w)`.
     pub latent: Tensor,
     /// What its last denoising step was conditioned on.
-    pub text: Arc<TextContext>,
+    pub text: Arc<TextContexts>,
+    /// What was spent since the clean block before.
+    pub cost: BlockCost,
+}
+
+/// Work from one clean block to the next.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockCost {
+    /// Beats in which every block in flight makes a pass.
+    pub ticks: u64,
+    /// Keys and values that workers gave each other, in bytes.
+    pub exchanged_bytes: u64,
 }
 
 /// The blocks in flight of one stream, and the history behind them.
 #[derive(Debug)]
 pub struct Cascade {
-    model: Arc<dyn VideoModel>,
+    crew: Crew,
     schedule: FlowSchedule,
     noise: Arc<dyn Noise>,
     config: CascadeConfig,
+    channels: usize,
     timetable: Timetable,
-    text: Arc<TextContext>,
-    history: History,
+    text: Arc<TextContexts>,
     blocks: VecDeque<Block>,
+    /// The clean blocks that history holds, as far as it may compute them anew.
+    past: VecDeque<Block>,
+    /// Whether it has to.
+    is_stale: bool,
+    /// The block that starts at tick 0 of the timetable: not the stream's first after a cut.
+    first: u64,
     clock: u64,
+    /// Since the last clean block.
+    cost: BlockCost,
 }
 
 impl Cascade {
-    /// A stream at its start, conditioned on `text`.
+    /// A stream at its start, conditioned on `text`, which has a context for each worker. Of the
+    /// workers only as many are used as there are blocks in flight.
     pub fn new(
-        model: Arc<dyn VideoModel>,
+        workers: impl Into<Workers>,
         schedule: FlowSchedule,
         noise: Arc<dyn Noise>,
-        text: Arc<TextContext>,
+        text: Arc<TextContexts>,
         config: CascadeConfig,
-    ) -> Self {
-        let rope = Rope::new(model.spec().head_dim);
-        Self {
-            timetable: Timetable::new(schedule.steps(), config.stagger),
-            history: History::new(config.history, rope, config.frames_per_block),
-            model,
+    ) -> Result<Self> {
+        let workers = workers.into();
+        let Some(model) = workers.models.first() else { bail!("a cascade needs a worker") };
+        let policy = config.history.policy;
+        let timetable = Timetable::under(policy, schedule.steps(), config.stagger);
+        let spec = model.spec();
+        let history =
+            History::new(config.history, Rope::new(spec.head_dim), config.frames_per_block);
+        let histories = match policy {
+            HistoryPolicy::Clean => vec![history],
+            HistoryPolicy::StageMatched => vec![history; schedule.steps()],
+        };
+        Ok(Self {
+            channels: spec.latent_channels,
+            crew: Crew::new(&workers, timetable.width(), &histories)?,
+            timetable,
             schedule,
             noise,
             config,
             text,
             blocks: VecDeque::new(),
+            past: VecDeque::new(),
+            is_stale: false,
+            first: 0,
             clock: 0,
-        }
+            cost: BlockCost::default(),
+        })
     }
 
     /// Conditions blocks on another text from the next tick on.
-    pub fn set_text(&mut self, text: Arc<TextContext>, policy: PromptPolicy) {
+    pub fn set_text(&mut self, text: Arc<TextContexts>, policy: PromptPolicy) {
         let starts = self.admits(); // in flight already if the tick was tried and failed
+        let (timetable, first, clock) = (self.timetable, self.first, self.clock);
         let touched = |block: &&mut Block| match policy {
-            PromptPolicy::InFlight => self.timetable.clean_at(block.index) >= self.clock,
+            PromptPolicy::InFlight => timetable.clean_at(block.index - first) >= clock,
             PromptPolicy::NextBlock => starts == Some(block.index),
+            PromptPolicy::Recache | PromptPolicy::Cut => true,
         };
         self.blocks.iter_mut().filter(touched).for_each(|block| block.text = text.clone());
         self.text = text;
+        match policy {
+            PromptPolicy::InFlight | PromptPolicy::NextBlock => {}
+            PromptPolicy::Recache => {
+                self.is_stale = self.config.history.policy == HistoryPolicy::Clean;
+            }
+            PromptPolicy::Cut => self.cut(),
+        }
+    }
+
+    /// Starts again from the first block that is not clean, without a past.
+    fn cut(&mut self) {
+        self.first = self.first.saturating_add(self.timetable.next_clean(self.clock));
+        self.clock = 0;
+        self.blocks.clear();
+        self.past.clear();
+        self.is_stale = false;
+        self.crew.forget();
     }
 
     /// The block that the coming tick starts, if it starts one.
@@ -133,7 +200,8 @@ impl Cascade {
     /// Whether every block of the stream is clean.
     pub fn is_finished(&self) -> bool {
         self.config.blocks.is_some_and(|blocks| {
-            blocks.checked_sub(1).is_none_or(|last| self.clock > self.timetable.clean_at(last))
+            let left = blocks.saturating_sub(self.first);
+            left.checked_sub(1).is_none_or(|last| self.clock > self.timetable.clean_at(last))
         })
     }
 
@@ -145,31 +213,37 @@ impl Cascade {
         if stages.is_empty() {
             return Ok(None); // every block has made every pass
         }
+        self.recache(interrupt)?;
         self.admit(&stages)?;
-        let caches = stages.first().is_some_and(|stage| stage.pass == Pass::Cache);
-        self.history.prepare(stages.len())?;
-        let mut peers = Peers {
-            history: self.history.view(stages.len()),
-            attention: self.config.attention,
-            interrupt,
-            caches,
-            clean: Vec::new(),
-        };
-        let flows = self.forward(&stages, &mut peers)?;
-        let clean = peers.clean;
+        let flows = self.forward(&stages, interrupt)?;
         let latents = self.advance(&stages, &flows)?;
         self.blocks.iter_mut().zip(latents).for_each(|(block, latent)| block.latent = latent);
-        if caches {
-            self.history.append(clean);
-            self.blocks.pop_front();
-        }
+        self.crew.keep();
         self.clock += 1;
-        Ok(self.clean(&stages))
+        self.cost.ticks += 1;
+        let clean = self.clean(&stages);
+        self.retire(&stages);
+        Ok(clean)
     }
 
     fn stages(&self) -> impl Iterator<Item = Stage> {
-        let end = self.config.blocks.unwrap_or(u64::MAX);
-        self.timetable.at(self.clock).filter(move |stage| stage.block < end)
+        let (end, first) = (self.config.blocks.unwrap_or(u64::MAX), self.first);
+        let stages = self.timetable.at(self.clock);
+        let stages = stages.map(move |Stage { block, pass }| Stage { block: block + first, pass });
+        stages.filter(move |stage| stage.block < end)
+    }
+
+    /// Brings history to the text of now, if it was asked to.
+    fn recache(&mut self, interrupt: &Interrupt) -> Result<()> {
+        if std::mem::take(&mut self.is_stale) && !self.past.is_empty() {
+            self.past.iter_mut().for_each(|block| block.text = self.text.clone());
+            let timesteps = vec![self.config.context_timestep; self.config.frames_per_block];
+            let past = self.past.make_contiguous();
+            let done = self.crew.recompute(past, &timesteps, interrupt);
+            self.is_stale = done.is_err();
+            done?;
+        }
+        Ok(())
     }
 
     /// A block at its first pass starts from noise, under the text of now.
@@ -187,28 +261,29 @@ impl Cascade {
 
     fn draw(&self, block: u64, draw: Draw) -> Result<Tensor> {
         let (h, w) = self.config.latent_size;
-        let shape = [self.config.frames_per_block, self.model.spec().latent_channels, h, w];
-        self.noise.draw(block, draw, &shape)?.to_device(self.model.device())
+        let shape = [self.config.frames_per_block, self.channels, h, w];
+        self.noise.draw(block, draw, &shape)?.to_device(self.crew.device())
     }
 
     /// One forward of all blocks in flight.
-    fn forward(&self, stages: &[Stage], peers: &mut Peers<'_>) -> Result<Vec<Tensor>> {
-        let frames = self.config.frames_per_block;
+    fn forward(&mut self, stages: &[Stage], interrupt: &Interrupt) -> Result<Vec<Tensor>> {
         let timestep = |stage: &Stage| match stage.pass {
             Pass::Denoise { step } => self.schedule.timesteps()[step],
             Pass::Cache => self.config.context_timestep,
         };
-        let timesteps: Vec<_> = stages.iter().map(|stage| vec![timestep(stage); frames]).collect();
-        let inputs = self.blocks.iter().zip(&timesteps).map(|(block, timesteps)| DenoiseInput {
-            latent: &block.latent,
-            first_frame: (block.index as usize).saturating_mul(frames),
-            timesteps,
-            text: &block.text,
-        });
-        let flows = self.model.predict_flow(&inputs.collect::<Vec<_>>(), peers)?;
-        if flows.len() != stages.len() {
-            bail!("the model returned {} flows for {} blocks", flows.len(), stages.len());
-        }
+        let timesteps = |stage| vec![timestep(stage); self.config.frames_per_block];
+        let mut tick = Tick {
+            flying: stages.iter().copied().zip(&self.blocks).collect(),
+            timesteps: stages.iter().map(timesteps).collect(),
+            policy: self.config.history.policy,
+            attention: self.config.attention,
+            interrupt,
+            workers: self.crew.len(),
+            link: Link::default(),
+        };
+        tick.link = Link::new(tick.busy());
+        let flows = self.crew.forward(&tick)?;
+        self.cost.exchanged_bytes += tick.link.bytes();
         Ok(flows)
     }
 
@@ -227,10 +302,22 @@ impl Cascade {
     }
 
     /// The block that a tick with these stages made clean: at most one, for starts are staggered.
-    fn clean(&self, stages: &[Stage]) -> Option<CleanBlock> {
+    fn clean(&mut self, stages: &[Stage]) -> Option<CleanBlock> {
         let last = Pass::Denoise { step: self.schedule.steps() - 1 };
         let index = stages.iter().find(|stage| stage.pass == last)?.block;
         let block = self.blocks.iter().find(|block| block.index == index)?;
-        Some(CleanBlock { index, latent: block.latent.clone(), text: block.text.clone() })
+        let (latent, text) = (block.latent.clone(), block.text.clone());
+        Some(CleanBlock { index, latent, text, cost: std::mem::take(&mut self.cost) })
+    }
+
+    /// The block that has made all its passes becomes part of the past.
+    fn retire(&mut self, stages: &[Stage]) {
+        let oldest = stages.first().map(|stage| stage.pass.index(self.schedule.steps()));
+        if oldest.is_some_and(|pass| pass + 1 == self.timetable.passes()) {
+            self.past.extend(self.blocks.pop_front());
+        }
+        while self.past.len() > self.crew.recomputed() {
+            self.past.pop_front();
+        }
     }
 }

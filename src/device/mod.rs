@@ -1,9 +1,13 @@
 //! Devices by name.
 
+mod list;
+
 use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{Device, DeviceLocation, Result, utils};
+
+pub use self::list::Devices;
 
 /// What a model is computed on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -11,7 +15,7 @@ pub enum DeviceSpec {
     /// The first CUDA device when there is one, else the CPU.
     #[default]
     Auto,
-    /// All cores of the CPU.
+    /// The cores of the CPU; workers that are on it share them.
     Cpu,
     /// A CUDA device by number.
     Cuda(usize),

@@ -6,19 +6,20 @@ use candle_core::Result;
 
 use super::prompt::{AppliedPrompt, Due};
 use super::transition::{PromptChange, between};
-use crate::cascade::PromptPolicy;
-use crate::model::{TextContext, TextEmbedding, VideoModel};
+use crate::cascade::{PromptPolicy, TextContexts};
+use crate::model::{TextEmbedding, VideoModel};
 
 /// The prompt of now, and which prompts blocks in flight were told of.
 #[derive(Debug)]
 pub(super) struct Conditioning {
-    model: Arc<dyn VideoModel>,
+    /// Those of the workers.
+    models: Vec<Arc<dyn VideoModel>>,
     /// How prompts change that do not say it themselves.
     change: PromptChange,
     /// What the newest block hears; nothing before the first.
     embedding: Option<TextEmbedding>,
     way: Option<Way>,
-    heard: Vec<(Arc<TextContext>, Arc<AppliedPrompt>)>,
+    heard: Vec<(Arc<TextContexts>, Arc<AppliedPrompt>)>,
 }
 
 /// A prompt that is on its way.
@@ -33,8 +34,8 @@ struct Way {
 }
 
 impl Conditioning {
-    pub(super) fn new(model: Arc<dyn VideoModel>, change: PromptChange) -> Self {
-        Self { model, change, embedding: None, way: None, heard: Vec::new() }
+    pub(super) fn new(models: Vec<Arc<dyn VideoModel>>, change: PromptChange) -> Self {
+        Self { models, change, embedding: None, way: None, heard: Vec::new() }
     }
 
     /// Sets out for a prompt.
@@ -57,10 +58,14 @@ impl Conditioning {
     pub(super) fn advance(
         &mut self,
         starts_block: bool,
-    ) -> Result<Option<(Arc<TextContext>, PromptPolicy)>> {
+    ) -> Result<Option<(Arc<TextContexts>, PromptPolicy)>> {
         let Some(mut way) = self.way.take() else { return Ok(None) };
-        let policy = way.change.policy;
-        let is_due = starts_block || (way.told == 0 && policy == PromptPolicy::InFlight);
+        // A way of several blocks starts with a cut, at most.
+        let policy = match way.change.policy {
+            PromptPolicy::Cut if way.told > 0 => PromptPolicy::NextBlock,
+            policy => policy,
+        };
+        let is_due = starts_block || (way.told == 0 && policy != PromptPolicy::NextBlock);
         if !is_due {
             self.way = Some(way);
             return Ok(None);
@@ -83,8 +88,8 @@ impl Conditioning {
         &mut self,
         embedding: TextEmbedding,
         prompt: Arc<AppliedPrompt>,
-    ) -> Result<Arc<TextContext>> {
-        let context = Arc::new(self.model.text_context(&embedding)?);
+    ) -> Result<Arc<TextContexts>> {
+        let context = Arc::new(TextContexts::new(&self.models, &embedding)?);
         self.embedding = Some(embedding);
         // What nobody else holds any more was heard by the last block that could.
         self.heard.retain(|(context, _)| Arc::strong_count(context) > 1);
@@ -93,7 +98,7 @@ impl Conditioning {
     }
 
     /// The prompt that a block was told of.
-    pub(super) fn prompt(&self, text: &Arc<TextContext>) -> Arc<AppliedPrompt> {
+    pub(super) fn prompt(&self, text: &Arc<TextContexts>) -> Arc<AppliedPrompt> {
         let heard = self.heard.iter().find(|(context, _)| Arc::ptr_eq(context, text));
         heard.map(|(_, prompt)| prompt.clone()).unwrap_or_default()
     }

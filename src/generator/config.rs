@@ -6,10 +6,11 @@ use super::frames::FrameSize;
 use super::transition::PromptChange;
 use super::weights::{WeightPaths, WeightsSource};
 use crate::cascade::{
-    AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryRules, SinkPosition, Timetable,
+    AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryPolicy, HistoryRules,
+    PromptPolicy, SinkPosition, Timetable,
 };
 use crate::checkpoint::{Manifest, Preset, TIMESTEP_SHIFTS};
-use crate::device::DeviceSpec;
+use crate::device::{DeviceSpec, Devices};
 use crate::model::VideoSpec;
 use crate::wan;
 
@@ -17,6 +18,8 @@ use crate::wan;
 const MAX_SIDE: u32 = 8192;
 /// Most blocks of a sink or window: minutes of video.
 const MAX_HISTORY: usize = 1024;
+/// Most threads of a worker: more than any machine has cores.
+const MAX_THREADS: usize = 1024;
 /// Most blocks that may wait decoded.
 const MAX_QUEUE: usize = 64;
 
@@ -55,8 +58,13 @@ pub struct GeneratorConfig {
     pub model: Manifest,
     /// Where its weights come from.
     pub weights: WeightsSource,
-    /// What it runs on.
-    pub device: DeviceSpec,
+    /// What it runs on: a worker for each device, no more than the cascade is wide.
+    pub devices: Devices,
+    /// What frames are decoded on; `None` is the first of the devices.
+    pub decoder_device: Option<DeviceSpec>,
+    /// Threads of each worker on a CPU; `None` shares the cores among several, and leaves them all
+    /// to one.
+    pub threads: Option<usize>,
     /// In which numbers.
     pub dtype: Dtype,
     /// How latents become frames.
@@ -65,6 +73,8 @@ pub struct GeneratorConfig {
     pub size: Option<FrameSize>,
     /// Blocks in flight at most, `1..=passes`; 1 is sequential generation.
     pub cascade_width: usize,
+    /// Which keys and values blocks read of older ones.
+    pub history_policy: HistoryPolicy,
     /// What blocks in flight see of each other.
     pub attention: AttentionMode,
     /// Whether blocks in flight count against the window.
@@ -90,11 +100,14 @@ impl GeneratorConfig {
         Self {
             model,
             weights: WeightsSource::default(),
-            device: DeviceSpec::Auto,
+            devices: Devices::default(),
+            decoder_device: None,
+            threads: None,
             dtype: Dtype::Auto,
             decoder: Decoder::Full,
             size: None,
             cascade_width: 1,
+            history_policy: HistoryPolicy::default(),
             attention: AttentionMode::default(),
             history_budget: HistoryBudget::default(),
             sink_position: SinkPosition::default(),
@@ -138,9 +151,7 @@ impl GeneratorConfig {
 
     /// Checks everything against a network of these sizes.
     pub(super) fn plan(&self, spec: VideoSpec) -> Result<Plan> {
-        if let Some(feature) = self.device.missing_feature() {
-            return Err(Error::MissingFeature(feature));
-        }
+        self.check_devices()?;
         let preset = &self.model.preset;
         let shift = preset.timestep_shift;
         if !TIMESTEP_SHIFTS.contains(&shift) {
@@ -148,9 +159,10 @@ impl GeneratorConfig {
         }
         let schedule = FlowSchedule::new(&preset.denoising_steps, shift)
             .map_err(|error| Error::config("denoising_steps", error.to_string()))?;
-        let timetable = Timetable::with_width(schedule.steps(), self.cascade_width);
-        let passes = timetable.passes();
-        in_range("cascade_width", self.cascade_width, 1, passes)?;
+        let timetable =
+            Timetable::with_width(self.history_policy, schedule.steps(), self.cascade_width);
+        in_range("cascade_width", self.cascade_width, 1, timetable.passes())?;
+        self.check_workers(timetable.width())?;
         self.queue_frames()?;
         in_range("fps", preset.fps as usize, 1, 240)?;
         in_range("window", preset.window, 0, MAX_HISTORY)?;
@@ -162,8 +174,38 @@ impl GeneratorConfig {
         check_size(size, spec.size_multiple() as u32)?;
         self.check_decoder()?;
         let cascade = self.cascade(timetable.stagger(), size, &spec);
-        let Self { seed, change, .. } = *self;
-        Ok(Plan { schedule, cascade, change, seed, size })
+        let Self { seed, change, threads, .. } = *self;
+        Ok(Plan { schedule, cascade, change, threads, seed, size })
+    }
+
+    fn check_devices(&self) -> Result<()> {
+        if self.devices.len() > 1 && self.devices.contains(&DeviceSpec::Auto) {
+            let reason = "got auto among several, expected the name of each";
+            return Err(Error::config("devices", reason));
+        }
+        let mut devices = self.devices.iter().chain(&self.decoder_device);
+        match devices.find_map(|device| device.missing_feature()) {
+            Some(feature) => Err(Error::MissingFeature(feature)),
+            None => Ok(()),
+        }
+    }
+
+    /// Each worker has a block of its own when as many as possible are in flight.
+    fn check_workers(&self, width: usize) -> Result<()> {
+        let count = self.devices.len();
+        if count > width {
+            let expected = format!("at most {width}: so many blocks are in flight");
+            return Err(Error::config("devices", format!("got {count}, expected {expected}")));
+        }
+        if let Some(threads) = self.threads {
+            in_range("threads", threads, 1, MAX_THREADS)?;
+        }
+        let matched = self.history_policy == HistoryPolicy::StageMatched;
+        if matched && self.change.policy == PromptPolicy::Recache {
+            let reason = "got recache, which a stage-matched history has no clean blocks for";
+            return Err(Error::config("prompt_policy", reason));
+        }
+        Ok(())
     }
 
     /// Not every model has a small decoder; one may still be named.
@@ -186,6 +228,7 @@ impl GeneratorConfig {
             stagger,
             attention: self.attention,
             history: HistoryRules {
+                policy: self.history_policy,
                 limits: CacheLimits { sink, window: Some(window) },
                 budget: self.history_budget,
                 sink_position: self.sink_position,
@@ -207,6 +250,7 @@ pub(super) struct Plan {
     pub(super) schedule: FlowSchedule,
     pub(super) cascade: CascadeConfig,
     pub(super) change: PromptChange,
+    pub(super) threads: Option<usize>,
     pub(super) seed: u64,
     pub(super) size: FrameSize,
 }

@@ -11,7 +11,8 @@ use super::error::{Error, Result};
 use super::progress::Progress;
 use super::weights::{Places, WeightsSource};
 use crate::checkpoint::{self, Checkpoint, Place, TensorShape, requested};
-use crate::model::{FrameDecoder, Interrupt, TextEncoder};
+use crate::device::DeviceSpec;
+use crate::model::{FrameDecoder, Interrupt, TextEncoder, VideoModel};
 use crate::wan::text::{PromptEncoder, PromptTokenizer, RandomTextEncoder, Umt5Encoder};
 use crate::wan::tiny_vae::{TinyDecoder, TinyEncoder, TinyFrameDecoder, TinyVaeConfig};
 use crate::wan::vae::{WanDecoder, WanEncoder, WanFrameDecoder, WanVaeConfig};
@@ -24,36 +25,42 @@ pub(super) fn parts(
     progress: &Progress,
 ) -> Result<Parts> {
     config.validate()?;
-    let device = config.device.open();
-    let device =
-        device.map_err(|source| Error::Device { device: config.device.to_string(), source })?;
+    let devices = config.devices.distinct();
+    let opened = devices.iter().map(|&device| open(device)).collect::<Result<Vec<_>>>()?;
+    let decoder_device = match config.decoder_device {
+        Some(device) => on(device, &devices, &opened).map_or_else(|| open(device), Ok)?,
+        None => opened[0].clone(),
+    };
     let weights = match &config.weights {
         &WeightsSource::Random { seed } => Weights::Random(seed),
         WeightsSource::Files(paths) => Weights::Files(paths.find(&config.model, config.decoder)?),
     };
-    let dtype = dtype(config.dtype, &device);
-    let load = Load { config, weights, interrupt, progress, dtype, device };
-    load.count_all()?;
-    let (text, model) = (load.text()?, Arc::new(load.model()?));
-    Ok(Parts { text: text.into(), model, decoder: load.decoder()?.into() })
+    let device = opened[0].clone();
+    let load = Load { config, weights: &weights, interrupt, progress, device };
+    load.count_all(opened.len())?;
+    let text = load.text()?.into();
+    let replicas = opened.into_iter().map(|device| load.on(device).model());
+    let replicas = replicas.collect::<Result<Vec<_>>>()?;
+    let models = config.devices.iter().filter_map(|&device| on(device, &devices, &replicas));
+    Ok(Parts { text, models: models.collect(), decoder: load.on(decoder_device).decoder()?.into() })
 }
 
-fn dtype(asked: Dtype, device: &Device) -> DType {
-    match asked {
-        Dtype::Auto if device.is_cpu() => DType::F32,
-        Dtype::Auto | Dtype::Bf16 => DType::BF16,
-        Dtype::F32 => DType::F32,
-        Dtype::F16 => DType::F16,
-    }
+fn open(device: DeviceSpec) -> Result<Device> {
+    device.open().map_err(|source| Error::Device { device: device.to_string(), source })
+}
+
+/// What there is on one of the devices.
+fn on<T: Clone>(device: DeviceSpec, devices: &[DeviceSpec], there: &[T]) -> Option<T> {
+    devices.iter().position(|other| *other == device).and_then(|place| there.get(place).cloned())
 }
 
 struct Load<'a> {
     config: &'a GeneratorConfig,
-    weights: Weights,
+    weights: &'a Weights,
     interrupt: &'a Interrupt,
     progress: &'a Progress,
+    /// Where networks go.
     device: Device,
-    dtype: DType,
 }
 
 /// Where all networks' tensors come from.
@@ -75,17 +82,24 @@ enum Source {
 }
 
 impl Load<'_> {
-    /// Says how much there will be to load.
-    fn count_all(&self) -> Result<()> {
+    /// The same on another device.
+    fn on(&self, device: Device) -> Self {
+        Self { device, ..*self }
+    }
+
+    /// Says how much there will be to load, with so many replicas of the transformer.
+    fn count_all(&self, replicas: usize) -> Result<()> {
         let architecture = self.config.model.architecture;
         let (text, dit) = (text_config(architecture), dit_config(architecture));
         let networks = [
-            self.shapes(|vb| Umt5Encoder::new(&text, vb))?,
-            self.shapes(|vb| WanDit::new(&dit, vb))?,
-            self.decoder_shapes()?,
+            (1, self.shapes(|vb| Umt5Encoder::new(&text, vb))?),
+            (replicas, self.shapes(|vb| WanDit::new(&dit, vb))?),
+            (1, self.decoder_shapes()?),
         ];
         let numbers = |tensor: &TensorShape| tensor.shape.iter().product::<usize>();
-        self.progress.add_total(networks.iter().flatten().map(numbers).sum());
+        for (count, shapes) in networks {
+            self.progress.add_total(count * shapes.iter().map(numbers).sum::<usize>());
+        }
         Ok(())
     }
 
@@ -99,7 +113,7 @@ impl Load<'_> {
     /// Random weights have no language: their text encoder only tells words apart.
     fn text(&self) -> Result<Box<dyn TextEncoder>> {
         let WanConfig { text_dim: dim, text_len, .. } = dit_config(self.config.model.architecture);
-        let places = match &self.weights {
+        let places = match self.weights {
             Weights::Files(places) => places,
             &Weights::Random(seed) => {
                 let (dtype, device) = (DType::F32, self.device.clone());
@@ -125,16 +139,27 @@ impl Load<'_> {
 
     /// Convolutions in 16-bit floats are for GPUs only.
     fn decoder_dtype(&self) -> DType {
-        if self.device.is_cpu() { DType::F32 } else { self.dtype }
+        if self.device.is_cpu() { DType::F32 } else { self.dtype() }
     }
 
-    fn model(&self) -> Result<WanDit> {
+    /// A replica of the transformer.
+    fn model(&self) -> Result<Arc<dyn VideoModel>> {
         let config = dit_config(self.config.model.architecture);
         let source = self.source(|places| {
             let dit = Checkpoint::open(&places.dit)?;
             places.loras.iter().try_fold(dit, |dit, lora| dit.with_lora(lora, LORA_STRENGTH))
         })?;
-        self.network(source, self.dtype, &[], |vb| WanDit::new(&config, vb))
+        let build = |vb| WanDit::new(&config, vb);
+        Ok(Arc::new(self.network(source, self.dtype(), &[], build)?))
+    }
+
+    fn dtype(&self) -> DType {
+        match self.config.dtype {
+            Dtype::Auto if self.device.is_cpu() => DType::F32,
+            Dtype::Auto | Dtype::Bf16 => DType::BF16,
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+        }
     }
 
     fn decoder(&self) -> Result<Box<dyn FrameDecoder>> {
@@ -173,7 +198,7 @@ impl Load<'_> {
         &self,
         open: impl FnOnce(&Places) -> checkpoint::Result<Checkpoint>,
     ) -> Result<Source> {
-        Ok(match &self.weights {
+        Ok(match self.weights {
             Weights::Random(seed) => Source::Random(*seed),
             Weights::Files(places) => Source::Files(open(places)?),
         })
@@ -208,7 +233,7 @@ impl Load<'_> {
     fn failed(&self, source: candle_core::Error) -> Error {
         match self.interrupt.check() {
             Err(_) => Error::Cancelled,
-            Ok(()) => Error::Device { device: self.config.device.to_string(), source },
+            Ok(()) => Error::Device { device: DeviceSpec::from(&self.device).to_string(), source },
         }
     }
 }

@@ -15,7 +15,7 @@ use super::stream::panic_message;
 use super::weights::WeightsSource;
 use super::{Interrupt, Parts, load};
 use crate::checkpoint::Manifest;
-use crate::device::DeviceSpec;
+use crate::device::{DeviceSpec, Devices};
 
 /// A hold on networks that are loaded or being loaded. Whoever asks for the same while somebody has
 /// such a hold shares them; when nobody has one any more, what is not loaded is cancelled at the next
@@ -35,7 +35,8 @@ static SHARED: Mutex<Vec<Weak<Networks>>> = Mutex::new(Vec::new());
 struct Key {
     model: Manifest,
     weights: WeightsSource,
-    device: DeviceSpec,
+    devices: Devices,
+    decoder_device: Option<DeviceSpec>,
     dtype: Dtype,
     decoder: Decoder,
 }
@@ -155,8 +156,9 @@ impl From<Arc<Networks>> for Loading {
 
 impl Key {
     fn of(config: &GeneratorConfig) -> Self {
-        let GeneratorConfig { model, weights, device, dtype, decoder, .. } = config.clone();
-        Self { model, weights, device, dtype, decoder }
+        let GeneratorConfig { model, weights, devices, decoder_device, dtype, decoder, .. } =
+            config.clone();
+        Self { model, weights, devices, decoder_device, dtype, decoder }
     }
 
     /// How a model is run makes no other networks of it.
@@ -260,7 +262,7 @@ mod tests {
     }
 
     fn same(a: &Parts, b: &Parts) -> bool {
-        Arc::ptr_eq(&a.model, &b.model) && Arc::ptr_eq(&a.decoder, &b.decoder)
+        Arc::ptr_eq(&a.models[0], &b.models[0]) && Arc::ptr_eq(&a.decoder, &b.decoder)
     }
 
     /// The loading thread may still be about to let go.
@@ -294,7 +296,7 @@ mod tests {
     #[test]
     fn what_nobody_holds_any_more_is_freed() {
         let loading = Loading::start(&config(3)).unwrap();
-        let model = Arc::downgrade(&loading.wait().unwrap().model);
+        let model = Arc::downgrade(&loading.wait().unwrap().models[0]);
         assert!(model.upgrade().is_some());
         drop(loading);
         eventually(|| model.upgrade().is_none());

@@ -73,8 +73,9 @@ impl VideoFormat {
 pub struct Parts {
     /// Prompt to embedding.
     pub text: Arc<dyn TextEncoder>,
-    /// Noise to clean latents.
-    pub model: Arc<dyn VideoModel>,
+    /// Noise to clean latents: one for each worker, by rank, at least one. Those on one device are
+    /// one and the same.
+    pub models: Vec<Arc<dyn VideoModel>>,
     /// Latents to pixels: what each stream takes a fresh one of.
     pub decoder: Arc<dyn FrameDecoder>,
 }
@@ -113,15 +114,18 @@ impl Generator {
     /// A generator over given networks, of any family, instead of the configured weights.
     pub fn from_parts(parts: Parts, config: &GeneratorConfig, controls: Controls) -> Result<Self> {
         let frames_per_second = config.model.preset.fps;
-        let plan = config.plan(parts.model.spec().clone())?;
+        let [first, ..] = &parts.models[..] else {
+            return Err(Error::config("devices", "got no model, expected one for each worker"));
+        };
+        let plan = config.plan(first.spec().clone())?;
         let frames_per_block = plan.cascade.frames_per_block;
         let format = VideoFormat { size: plan.size, frames_per_second, frames_per_block };
         Ok(Self { parts, threads: None, plan, format, controls })
     }
 
-    /// What the transformer runs on.
-    pub fn device(&self) -> DeviceSpec {
-        self.parts.model.device().into()
+    /// What each worker runs on, by rank.
+    pub fn devices(&self) -> Vec<DeviceSpec> {
+        self.parts.models.iter().map(|model| model.device().into()).collect()
     }
 
     /// What the frames look like.

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
 
 use candle_core::{Error as Cause, Tensor};
@@ -17,8 +17,8 @@ use super::noise::SeededNoise;
 use super::prompt::{AppliedPrompt, Desk};
 use super::queue::{Popped, Queue};
 use super::timing::{Meter, Timing};
-use crate::cascade::{Cascade, CleanBlock};
-use crate::model::{FrameDecoder, TextEncoder, VideoModel};
+use crate::cascade::{BlockCost, Cascade, CleanBlock, Workers};
+use crate::model::{FrameDecoder, TextEncoder};
 
 /// A block on its way to the decoder.
 #[derive(Debug)]
@@ -38,6 +38,8 @@ pub(super) struct Line {
     latents: Queue<Result<Clean>>,
     denoising: Meter,
     decoding: Meter,
+    /// Of the newest clean block.
+    cost: Mutex<BlockCost>,
 }
 
 impl Line {
@@ -50,11 +52,13 @@ impl Line {
             latents: Queue::new(1),
             denoising: Meter::default(),
             decoding: Meter::default(),
+            cost: Mutex::default(),
         }
     }
 
     pub(super) fn timing(&self) -> Timing {
-        Timing { denoise: self.denoising.times(), decode: self.decoding.times() }
+        let cost = *self.cost.lock().unwrap_or_else(PoisonError::into_inner);
+        Timing { denoise: self.denoising.times(), decode: self.decoding.times(), cost }
     }
 
     pub(super) fn close(&self) {
@@ -76,6 +80,11 @@ impl Line {
         self.frames.reset();
         self.denoising.reset();
         self.decoding.reset();
+        self.spent(BlockCost::default());
+    }
+
+    fn spent(&self, cost: BlockCost) {
+        *self.cost.lock().unwrap_or_else(PoisonError::into_inner) = cost;
     }
 }
 
@@ -107,8 +116,8 @@ impl Threads {
     }
 
     fn start_all(&mut self, parts: &Parts, plan: &Plan, line: &Arc<Line>) -> io::Result<()> {
-        let (text, model, mut decoder) =
-            (parts.text.clone(), parts.model.clone(), parts.decoder.fresh());
+        let (text, mut decoder) = (parts.text.clone(), parts.decoder.fresh());
+        let workers = Workers { models: parts.models.clone(), threads: plan.threads };
         let (plan, size) = (plan.clone(), plan.size);
         let (l1, l2, l3) = (line.clone(), line.clone(), line.clone());
         self.spawn("blockcascade-text", move || {
@@ -116,7 +125,7 @@ impl Threads {
             l1.desk.close();
         })?;
         self.spawn("blockcascade-denoise", move || {
-            l2.guard("denoising", &l2.latents, || denoise(&model, &plan, &l2));
+            l2.guard("denoising", &l2.latents, || denoise(workers, &plan, &l2));
             l2.latents.end();
         })?;
         self.spawn("blockcascade-decode", move || {
@@ -176,14 +185,14 @@ fn encode(encoder: &dyn TextEncoder, line: &Line) -> Result<(), Stop> {
     }
 }
 
-fn denoise(model: &Arc<dyn VideoModel>, plan: &Plan, line: &Line) -> Result<(), Stop> {
+fn denoise(workers: Workers, plan: &Plan, line: &Line) -> Result<(), Stop> {
     let failed = |cause| failed("denoising", cause);
-    let mut conditioning = Conditioning::new(model.clone(), plan.change);
+    let mut conditioning = Conditioning::new(workers.models.clone(), plan.change);
     conditioning.turn(line.desk.due(Some(0))?.ok_or(Stop::Closed)?).map_err(unheard)?;
     let (text, _) = conditioning.advance(true).map_err(unheard)?.ok_or(Stop::Closed)?;
     let noise = Arc::new(SeededNoise { seed: plan.seed });
-    let config = plan.cascade.clone();
-    let mut cascade = Cascade::new(model.clone(), plan.schedule.clone(), noise, text, config);
+    let (schedule, config) = (plan.schedule.clone(), plan.cascade.clone());
+    let mut cascade = Cascade::new(workers, schedule, noise, text, config).map_err(failed)?;
     while !cascade.is_finished() {
         let starts = cascade.admits();
         if let Some(due) = line.desk.due(starts)? {
@@ -193,10 +202,10 @@ fn denoise(model: &Arc<dyn VideoModel>, plan: &Plan, line: &Line) -> Result<(), 
             cascade.set_text(text, policy);
         }
         let tick = |interrupt: &_| line.denoising.time(|| cascade.tick(interrupt));
-        if let Some(CleanBlock { index, latent, text }) =
-            line.gate.persist(tick)?.map_err(failed)?
-        {
+        let clean = line.gate.persist(tick)?.map_err(failed)?;
+        if let Some(CleanBlock { index, latent, text, cost }) = clean {
             log::debug!("block {index} is clean");
+            line.spent(cost);
             line.denoising.block();
             line.latents.push(Ok(Clean { latent, index, prompt: conditioning.prompt(&text) }))?;
         }

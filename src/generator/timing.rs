@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::cascade::BlockCost;
+
 /// Blocks that are remembered.
 const RECENT: usize = 64;
 
@@ -15,6 +17,8 @@ pub struct Timing {
     pub denoise: BlockTimes,
     /// Latents to pixels.
     pub decode: BlockTimes,
+    /// What the newest clean block took besides time.
+    pub cost: BlockCost,
 }
 
 /// Times of one kind of work, over at most 64 blocks; zero before the first.

@@ -63,8 +63,8 @@ impl BlockCascadeSrc {
         let (Picture::New(frame) | Picture::Other(frame)) = &picture;
         match (self.buffer(work, frame), picture) {
             (Ok(buffer), Picture::New(frame)) => {
-                self.begins(work, &frame.prompt.text);
                 self.shows(work, &frame);
+                self.begins(work, &frame.prompt.text);
                 work.sent(frame);
                 Ok(buffer)
             }
@@ -97,7 +97,7 @@ impl BlockCascadeSrc {
         }
     }
 
-    /// Before the model's first frame.
+    /// With the model's first frame: it is known now which number it has.
     fn begins(&self, work: &mut Work, prompt: &str) {
         if std::mem::replace(&mut work.has_begun, true) {
             return;
@@ -137,7 +137,7 @@ impl BlockCascadeSrc {
             let generator = Generator::from_parts(parts, &config, controls);
             let generator = generator.map_err(|error| self.fail(&error))?;
             if let Some(stream) = lock(&self.stream).as_mut() {
-                stream.device = Some(generator.device());
+                stream.devices = generator.devices();
             }
             work.generator = Some(generator);
         }
@@ -205,8 +205,8 @@ impl BlockCascadeSrc {
 
     /// Whether the first frame comes before its number is over.
     fn can_begin(&self, work: &mut Work) -> Result<bool, gst::FlowError> {
-        let progress = lock(&self.stream).as_ref().map(|stream| stream.load_state);
-        if let Some(LoadState::Percent(_)) = progress {
+        let load_state = lock(&self.stream).as_ref().map(|stream| stream.load_state);
+        if let Some(LoadState::Percent(_)) = load_state {
             return Ok(false);
         }
         self.generator(work)?;

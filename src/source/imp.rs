@@ -373,7 +373,7 @@ impl BlockCascadeSrc {
     /// Size of the frames, once it cannot change any more.
     fn settled_size(&self) -> Option<FrameSize> {
         let stream = lock(&self.stream);
-        let stream = stream.as_ref().filter(|stream| stream.device.is_some())?;
+        let stream = stream.as_ref().filter(|stream| !stream.devices.is_empty())?;
         stream.info.as_ref().map(caps::size)
     }
 

@@ -224,7 +224,10 @@ mod tests {
             ("p", "text"),
             ("p, text=(int)7", "text"),
             ("p, text=a, mode=cut", "expected one of text, running-time"),
-            ("p, text=a, prompt-policy=cut", "got \"cut\", expected one of in-flight, next-block"),
+            (
+                "p, text=a, prompt-policy=never",
+                "got \"never\", expected one of in-flight, next-block, recache",
+            ),
             ("p, text=a, transition-method=(int)1", "transition-method"),
             ("p, text=a, transition-blocks=(int)-1", "transition-blocks"),
             ("p, text=a, id=(int)1", "id"),

@@ -119,9 +119,14 @@ fn network_rows() -> Vec<Property> {
     vec![
         row!(text glib::ParamSpecString::builder("devices")
             .nick("Devices")
-            .blurb("What to run on: auto, cpu or cuda:N")
-            .default_value(Some(defaults.device.as_str()))
-            .mutable_ready(), device),
+            .blurb("What to run on: auto, cpu or cuda:N, or a list with a worker for each")
+            .default_value(Some(defaults.devices.as_str()))
+            .mutable_ready(), devices),
+        row!(text glib::ParamSpecString::builder("decoder-device")
+            .nick("Decoder device")
+            .blurb("What to decode on; empty is the first of the devices")
+            .default_value(Some(defaults.decoder_device.as_str()))
+            .mutable_ready(), decoder_device),
         row!(
             glib::ParamSpecEnum::builder_with_default("decoder", defaults.decoder)
                 .nick("Decoder")
@@ -158,6 +163,13 @@ fn cascade_rows() -> Vec<Property> {
                 .blurb("What blocks in flight see of each other")
                 .mutable_ready(),
             attention
+        ),
+        row!(
+            glib::ParamSpecEnum::builder_with_default("history-policy", defaults.history_policy)
+                .nick("History policy")
+                .blurb("What a block reads of older ones")
+                .mutable_ready(),
+            history_policy
         ),
         row!(
             glib::ParamSpecEnum::builder_with_default("history-budget", defaults.history_budget)

@@ -6,7 +6,6 @@ use gstreamer as gst;
 
 use crate::cascade;
 use crate::checkpoint::{Located, Manifest, Place};
-use crate::device::DeviceSpec;
 use crate::generator::{
     self, Error, GeneratorConfig, PromptChange, Result, WeightPaths, WeightsSource,
 };
@@ -20,6 +19,10 @@ pub enum PromptPolicy {
     InFlight,
     #[enum_value(name = "Only blocks that start from now on", nick = "next-block")]
     NextBlock,
+    #[enum_value(name = "As in-flight, and the history is computed anew", nick = "recache")]
+    Recache,
+    #[enum_value(name = "History and blocks in flight are dropped", nick = "cut")]
+    Cut,
 }
 
 /// The way from one prompt to the next.
@@ -53,6 +56,17 @@ pub enum Attention {
     Bidirectional,
     #[enum_value(name = "Only themselves and older ones", nick = "causal")]
     Causal,
+}
+
+/// What a block reads of older ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, glib::Enum)]
+#[enum_type(name = "GstBlockCascadeSrcHistoryPolicy")]
+pub enum HistoryPolicy {
+    #[default]
+    #[enum_value(name = "What their cache pass left of the clean block", nick = "clean")]
+    Clean,
+    #[enum_value(name = "What they left at the same pass; no cache pass", nick = "stage-matched")]
+    StageMatched,
 }
 
 /// Whether blocks in flight count against the window.
@@ -114,6 +128,8 @@ impl From<PromptPolicy> for cascade::PromptPolicy {
         match policy {
             PromptPolicy::InFlight => Self::InFlight,
             PromptPolicy::NextBlock => Self::NextBlock,
+            PromptPolicy::Recache => Self::Recache,
+            PromptPolicy::Cut => Self::Cut,
         }
     }
 }
@@ -136,9 +152,12 @@ pub struct Settings {
     pub transition_blocks: u32,
     pub transition_method: TransitionMethod,
     pub seed: i64,
-    pub device: String,
+    pub devices: String,
+    /// Empty is the first of the devices.
+    pub decoder_device: String,
     pub cascade_width: u32,
     pub attention: Attention,
+    pub history_policy: HistoryPolicy,
     pub history_budget: HistoryBudget,
     pub denoising_steps: Vec<u32>,
     pub window: i32,
@@ -165,9 +184,11 @@ impl Default for Settings {
             transition_blocks: 0,
             transition_method: TransitionMethod::default(),
             seed: -1,
-            device: "auto".into(),
+            devices: "auto".into(),
+            decoder_device: String::new(),
             cascade_width: 1,
             attention: Attention::default(),
+            history_policy: HistoryPolicy::default(),
             history_budget: HistoryBudget::default(),
             denoising_steps: Vec::new(),
             window: -1,
@@ -192,11 +213,16 @@ impl Settings {
         let (model, weights) = self.model()?;
         let mut config = GeneratorConfig::new(model);
         config.weights = weights;
-        let device = self.device.parse::<DeviceSpec>();
-        config.device = device.map_err(|error| Error::config("devices", error.to_string()))?;
+        let unknown = |field| move |error| Error::config(field, format!("{error}"));
+        config.devices = self.devices.parse().map_err(unknown("devices"))?;
+        if !self.decoder_device.is_empty() {
+            let device = self.decoder_device.parse().map_err(unknown("decoder-device"))?;
+            config.decoder_device = Some(device);
+        }
         config.cascade_width = self.cascade_width as usize;
         config.queue_blocks = self.queue_blocks as usize;
         config.prompt.clone_from(&self.prompt);
+        config.change = self.change();
         config.seed = self.chosen_seed();
         self.apply_enums(&mut config);
         self.apply_preset(&mut config);
@@ -217,6 +243,10 @@ impl Settings {
         config.attention = match self.attention {
             Attention::Bidirectional => cascade::AttentionMode::Bidirectional,
             Attention::Causal => cascade::AttentionMode::Causal,
+        };
+        config.history_policy = match self.history_policy {
+            HistoryPolicy::Clean => cascade::HistoryPolicy::Clean,
+            HistoryPolicy::StageMatched => cascade::HistoryPolicy::StageMatched,
         };
         config.history_budget = match self.history_budget {
             HistoryBudget::History => cascade::HistoryBudget::History,

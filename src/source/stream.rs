@@ -27,7 +27,7 @@ pub struct Stream {
     pub info: Option<gst_video::VideoInfo>,
     pub pace: Pace,
     /// What it runs on, once it has a generator: the size in `info` cannot change any more.
-    pub device: Option<DeviceSpec>,
+    pub devices: Vec<DeviceSpec>,
     /// A flush since the last buffer.
     pub flushed: Option<Flush>,
     /// Buffers so far that are no new frames: slates, repeated ones and gaps.
@@ -86,7 +86,7 @@ impl Stream {
             },
             info: None,
             pace: Pace::new(rate),
-            device: None,
+            devices: Vec::new(),
             flushed: None,
             inserted: 0,
             is_timed: false,
@@ -157,7 +157,7 @@ impl Stream {
         let stats = gst::Structure::builder("stats")
             .field("model", &self.config.model.name)
             .field("seed", self.config.seed)
-            .field("devices", devices(self.device))
+            .field("devices", devices(&self.devices))
             .field_if_some("load-time", load_time)
             .field("frames", frames)
             .field("blocks", blocks)
@@ -179,7 +179,7 @@ impl Stream {
         stats: gst::structure::Builder,
         timing: Timing,
     ) -> gst::structure::Builder {
-        let Timing { denoise, decode } = timing;
+        let Timing { denoise, decode, .. } = timing;
         let slower = denoise.mean.max(decode.mean);
         if denoise == BlockTimes::default() || slower.is_zero() {
             return stats;
@@ -195,8 +195,8 @@ impl Stream {
     }
 }
 
-fn devices(device: Option<DeviceSpec>) -> gst::Array {
-    let devices = device.into_iter().zip(0u32..).map(|(device, index)| {
+fn devices(devices: &[DeviceSpec]) -> gst::Array {
+    let devices = devices.iter().zip(0u32..).map(|(device, index)| {
         let fields = gst::Structure::builder("device").field("index", index);
         fields.field("name", device.to_string()).build().to_send_value()
     });

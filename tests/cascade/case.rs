@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 use gstblockcascade::cascade::{
-    AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryRules, PromptPolicy,
-    SinkPosition,
+    AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryPolicy, HistoryRules,
+    PromptPolicy, SinkPosition, TextContexts, Workers,
 };
 use gstblockcascade::generator::noise::{Draw, Noise};
 use gstblockcascade::model::{TextContext, VideoModel};
@@ -25,6 +25,7 @@ pub struct Case {
     pub blocks: u64,
     pub context_timestep: f64,
     pub switch: Option<Switch>,
+    pub workers: usize,
 }
 
 /// A change to the second text before a tick.
@@ -43,6 +44,7 @@ impl Default for Case {
             stagger: 1,
             attention: AttentionMode::Bidirectional,
             rules: HistoryRules {
+                policy: HistoryPolicy::Clean,
                 limits,
                 budget: HistoryBudget::History,
                 sink_position: SinkPosition::Rebased,
@@ -50,6 +52,7 @@ impl Default for Case {
             blocks: 4,
             context_timestep: 0.0,
             switch: None,
+            workers: 1,
         }
     }
 }
@@ -59,6 +62,20 @@ impl Case {
     pub fn limited(self, sink: usize, window: usize) -> Self {
         let limits = CacheLimits { sink, window: Some(window) };
         Self { rules: HistoryRules { limits, ..self.rules }, ..self }
+    }
+
+    /// With histories by pass.
+    pub fn stage_matched(self) -> Self {
+        let rules = HistoryRules { policy: HistoryPolicy::StageMatched, ..self.rules };
+        Self { rules, ..self }
+    }
+
+    /// Forwards that a block makes.
+    pub fn passes(&self) -> usize {
+        match self.rules.policy {
+            HistoryPolicy::Clean => self.steps.len() + 1,
+            HistoryPolicy::StageMatched => self.steps.len(),
+        }
     }
 
     pub fn config(&self, subject: &Subject) -> CascadeConfig {
@@ -95,7 +112,8 @@ impl Case {
             budgets.into_iter().flat_map(move |budget| {
                 positions.map(|sink_position| {
                     let limits = CacheLimits { sink, window };
-                    HistoryRules { limits, budget, sink_position }
+                    let policy = HistoryPolicy::Clean;
+                    HistoryRules { policy, limits, budget, sink_position }
                 })
             })
         })
@@ -103,7 +121,12 @@ impl Case {
 
     /// This stream with the text changed before any of its first ticks, under each policy.
     pub fn switches(self) -> impl Iterator<Item = Self> {
-        let policies = [PromptPolicy::InFlight, PromptPolicy::NextBlock];
+        let policies = [
+            PromptPolicy::InFlight,
+            PromptPolicy::NextBlock,
+            PromptPolicy::Recache,
+            PromptPolicy::Cut,
+        ];
         let ticks = 0..2 * self.stagger as u64 + self.steps.len() as u64 + 1;
         ticks.flat_map(move |tick| {
             let case = self.clone();
@@ -121,6 +144,16 @@ pub struct Subject {
 }
 
 impl Subject {
+    /// The model on so many workers of one thread each.
+    pub fn workers(&self, count: usize) -> Workers {
+        Workers { models: vec![self.model.clone(); count], threads: Some(1) }
+    }
+
+    /// A text for so many workers.
+    pub fn text(&self, number: usize, workers: usize) -> Arc<TextContexts> {
+        Arc::new(vec![(*self.texts[number]).clone(); workers].into())
+    }
+
     /// The noise that a block starts from (draw 0) or that is mixed in after step `draw - 1`.
     pub fn noise(&self, block: u64, draw: usize) -> Result<Tensor> {
         let (h, w) = self.latent_size;

@@ -9,25 +9,29 @@ mod oracle;
 mod probe;
 mod retry;
 mod toy;
+mod workers;
 
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Result, Tensor};
 use gstblockcascade::cascade::{
-    AttentionMode, Cascade, HistoryBudget, HistoryRules, SinkPosition, Timetable,
+    AttentionMode, Cascade, HistoryBudget, HistoryPolicy, HistoryRules, PromptPolicy, SinkPosition,
+    Timetable,
 };
 use gstblockcascade::checkpoint;
 use gstblockcascade::generator::flow::FlowSchedule;
 use gstblockcascade::model::{Interrupt, TextEmbedding, VideoModel, Visible};
 use gstblockcascade::wan::{WanConfig, WanDit};
 
-use case::{Case, FRAMES, Numbers, SHIFT, STEPS, Subject};
+use case::{Case, FRAMES, Numbers, SHIFT, STEPS, Subject, Switch};
 use oracle::{Beat, numbers};
 use probe::{Moment, Probed};
 use toy::Toy;
 
 /// Largest difference, relative to the larger of 1 and the largest number expected.
 const TOLERANCE: f32 = 1e-5;
+/// One, fewer than there are blocks in flight at full width, and no fewer.
+const WORKERS: [usize; 3] = [1, 2, 5];
 
 fn toy() -> Subject {
     let model = Arc::new(Toy::new());
@@ -61,8 +65,8 @@ fn wan() -> Subject {
 
 fn cascade(subject: &Subject, case: &Case) -> Cascade {
     let schedule = FlowSchedule::new(case.steps, SHIFT).unwrap();
-    let (model, text) = (subject.model.clone(), subject.texts[0].clone());
-    Cascade::new(model, schedule, Arc::new(Numbers), text, case.config(subject))
+    let (workers, text) = (subject.workers(case.workers), subject.text(0, case.workers));
+    Cascade::new(workers, schedule, Arc::new(Numbers), text, case.config(subject)).unwrap()
 }
 
 /// What the cascade does at each tick until it says that it is finished.
@@ -71,7 +75,7 @@ fn run(subject: &Subject, case: &Case) -> Result<Vec<Beat>> {
     let mut beats = Vec::new();
     while !cascade.is_finished() {
         if let Some(switch) = case.switch.filter(|switch| switch.tick == beats.len() as u64) {
-            cascade.set_text(subject.texts[1].clone(), switch.policy);
+            cascade.set_text(subject.text(1, case.workers), switch.policy);
         }
         let admits = cascade.admits();
         let clean = cascade.tick(&interrupt)?.map(|block| (block.index, block.latent));
@@ -88,10 +92,13 @@ fn difference(got: &Tensor, expected: &Tensor) -> f32 {
     difference.map(|x| if x.is_nan() { f32::INFINITY } else { x }).fold(0.0, f32::max)
 }
 
-/// Runs a case both ways and compares every tick.
+/// Runs a case both ways, on one worker and on several, and compares every tick.
 fn check(subject: &Subject, case: &Case) {
-    let (got, expected) = (run(subject, case).unwrap(), oracle::run(subject, case).unwrap());
-    compare(&got, &expected, case);
+    let expected = oracle::run(subject, case).unwrap();
+    for workers in WORKERS {
+        let case = Case { workers, ..case.clone() };
+        compare(&run(subject, &case).unwrap(), &expected, &case);
+    }
 }
 
 fn compare(got: &[Beat], expected: &[Beat], case: &Case) {
@@ -121,6 +128,54 @@ fn toy_at_every_timetable_under_all_rules() {
 fn toy_with_the_text_changed_at_any_tick() {
     let subject = toy();
     Case::timetables().flat_map(Case::switches).for_each(|case| check(&subject, &case));
+}
+
+/// Neither the stagger nor the number of workers counts.
+#[test]
+fn toy_with_histories_by_pass() {
+    let subject = toy();
+    for case in Case::timetables().filter(|case| case.stagger <= case.steps.len()) {
+        for rules in Case::rules() {
+            check(&subject, &Case { blocks: 7, rules, ..case.clone() }.stage_matched());
+        }
+    }
+    for case in Case::timetables().filter(|case| case.stagger <= case.steps.len()) {
+        case.stage_matched().switches().for_each(|case| check(&subject, &case));
+    }
+}
+
+#[test]
+fn wan_with_histories_by_pass() {
+    for case in Case::timetables().filter(|case| case.stagger <= case.steps.len()) {
+        check(&wan(), &Case { blocks: 5, ..case.limited(1, 2) }.stage_matched());
+    }
+}
+
+#[test]
+fn a_stagger_does_not_change_what_histories_by_pass_give() {
+    let latents = |stagger| {
+        let case = Case { stagger, blocks: 6, ..Case::default() }.limited(1, 2).stage_matched();
+        let beats = run(&wan(), &case).unwrap();
+        beats.into_iter().filter_map(|beat| Some(beat.clean?.1)).collect::<Vec<_>>()
+    };
+    let expected = latents(STEPS[2].len());
+    for stagger in 1..STEPS[2].len() {
+        for (got, expected) in latents(stagger).iter().zip(&expected) {
+            assert!(difference(got, expected) <= TOLERANCE, "stagger {stagger}");
+        }
+    }
+}
+
+/// What the window holds counts: limits small enough to evict, and a change late enough for that.
+#[test]
+fn wan_computes_its_history_anew() {
+    let base = Case { steps: STEPS[1], blocks: 7, ..Case::default() };
+    for (sink, window) in [(0, 2), (1, 1), (2, 3), (1, 0)] {
+        for tick in 0..9 {
+            let switch = Some(Switch { policy: PromptPolicy::Recache, tick });
+            check(&wan(), &Case { switch, ..base.clone().limited(sink, window) });
+        }
+    }
 }
 
 #[test]
@@ -163,7 +218,10 @@ fn streams_of_one_block_and_of_none() {
 fn a_stagger_of_all_passes_is_sequential() {
     for subject in [toy(), wan()] {
         for case in Case::timetables().filter(|case| case.stagger == case.steps.len() + 1) {
-            assert_eq!(case.stagger, Timetable::with_width(case.steps.len(), 1).stagger());
+            assert_eq!(
+                case.stagger,
+                Timetable::with_width(HistoryPolicy::Clean, case.steps.len(), 1).stagger()
+            );
             let latents = oracle::sequential(&subject, &case).unwrap();
             let beats = run(&subject, &case).unwrap();
             let got: Vec<_> = beats.into_iter().filter_map(|beat| beat.clean).collect();

@@ -6,7 +6,9 @@
 //! after `layers` rounds every key is what it would be in one forward of all.
 
 use candle_core::{DType, Device, Result, Tensor};
-use gstblockcascade::cascade::{AttentionMode, HistoryBudget, PromptPolicy, SinkPosition};
+use gstblockcascade::cascade::{
+    AttentionMode, HistoryBudget, HistoryPolicy, PromptPolicy, SinkPosition,
+};
 use gstblockcascade::model::{DenoiseInput, Kv, KvExchange, Visible};
 
 use super::case::{Case, FRAMES, SHIFT, Subject};
@@ -22,9 +24,20 @@ pub struct Beat {
 
 /// All ticks of a stream, to the one in which its last block becomes clean.
 pub fn run(subject: &Subject, case: &Case) -> Result<Vec<Beat>> {
-    let mut oracle = Oracle { subject, case, text: 0, flying: Vec::new(), past: Vec::new() };
-    let last = (case.blocks - 1) * case.stagger as u64 + case.steps.len() as u64 - 1;
-    (0..=last).map(|tick| oracle.tick(tick)).collect()
+    let mut oracle = Oracle {
+        subject,
+        case,
+        text: 0,
+        flying: Vec::new(),
+        past: vec![Vec::new(); case.steps.len()],
+        clean: Vec::new(),
+        begun: (0, 0),
+    };
+    let mut beats = Vec::new();
+    while (oracle.clean.len() as u64) < case.blocks {
+        beats.push(oracle.tick(beats.len() as u64)?);
+    }
+    Ok(beats)
 }
 
 /// The published algorithm: one block after the other, over all of history, under one text.
@@ -56,8 +69,13 @@ struct Oracle<'a> {
     text: usize,
     /// Blocks in flight, oldest first.
     flying: Vec<Flying>,
-    /// K/V of all clean blocks there ever were, by block and layer.
-    past: Vec<Vec<Kv>>,
+    /// K/V that all blocks left since the last cut, by block and layer: one list for each pass, or
+    /// the first for all.
+    past: Vec<Vec<Vec<Kv>>>,
+    /// The latents of all clean blocks there ever were.
+    clean: Vec<Tensor>,
+    /// Tick and block of the last cut, or of the start.
+    begun: (u64, u64),
 }
 
 struct Flying {
@@ -69,15 +87,15 @@ struct Flying {
 impl Oracle<'_> {
     fn tick(&mut self, tick: u64) -> Result<Beat> {
         let stagger = self.case.stagger as u64;
-        self.switch(tick);
-        let starts = tick.is_multiple_of(stagger) && tick / stagger < self.case.blocks;
-        let admits = starts.then_some(tick / stagger);
+        self.switch(tick)?;
+        let since = tick - self.begun.0;
+        let next = self.begun.1 + since / stagger;
+        let admits = (since.is_multiple_of(stagger) && next < self.case.blocks).then_some(next);
         if let Some(index) = admits {
             let x = self.subject.noise(index, 0)?;
             self.flying.push(Flying { index, x, text: self.text });
         }
-        let passes: Vec<usize> =
-            self.flying.iter().map(|block| (tick - block.index * stagger) as usize).collect();
+        let passes: Vec<usize> = self.flying.iter().map(|block| self.pass(block, tick)).collect();
         let (flows, kv) = self.forward(&passes)?;
         let mut clean = None;
         for ((block, &pass), flow) in self.flying.iter_mut().zip(&passes).zip(&flows) {
@@ -91,28 +109,90 @@ impl Oracle<'_> {
                 None => clean = Some((block.index, block.x.clone())),
             }
         }
-        if passes.first() == Some(&self.case.steps.len()) {
-            self.past.extend(kv.into_iter().next());
-            self.flying.remove(0);
-        }
+        self.clean.extend(clean.iter().map(|(_, latent)| latent.clone()));
+        self.leave(&passes, kv);
         Ok(Beat { admits, clean })
     }
 
-    fn switch(&mut self, tick: u64) {
-        let Some(switch) = self.case.switch.filter(|switch| switch.tick == tick) else { return };
-        self.text = 1;
-        for block in &mut self.flying {
-            let pass = tick - block.index * self.case.stagger as u64;
-            let unclean = pass < self.case.steps.len() as u64;
-            if unclean && switch.policy == PromptPolicy::InFlight {
-                block.text = 1;
+    fn pass(&self, block: &Flying, tick: u64) -> usize {
+        let (begun, first) = self.begun;
+        (tick - begun - (block.index - first) * self.case.stagger as u64) as usize
+    }
+
+    /// What blocks leave behind, and the one that is done.
+    fn leave(&mut self, passes: &[usize], kv: Vec<Vec<Kv>>) {
+        let is_done = passes.first().is_some_and(|pass| pass + 1 == self.case.passes());
+        match self.case.rules.policy {
+            HistoryPolicy::StageMatched => {
+                passes.iter().zip(kv).for_each(|(&pass, kv)| self.past[pass].push(kv));
             }
+            HistoryPolicy::Clean if is_done => self.past[0].extend(kv.into_iter().next()),
+            HistoryPolicy::Clean => {}
         }
+        if is_done {
+            self.flying.remove(0);
+        }
+    }
+
+    fn switch(&mut self, tick: u64) -> Result<()> {
+        let Some(switch) = self.case.switch.filter(|switch| switch.tick == tick) else {
+            return Ok(());
+        };
+        self.text = 1;
+        let (steps, begun) = (self.case.steps.len(), self.begun);
+        let stagger = self.case.stagger as u64;
+        for block in &mut self.flying {
+            let pass = tick - begun.0 - (block.index - begun.1) * stagger;
+            block.text = match switch.policy {
+                PromptPolicy::InFlight => usize::from(pass < steps as u64),
+                PromptPolicy::NextBlock => 0,
+                PromptPolicy::Recache | PromptPolicy::Cut => 1,
+            };
+        }
+        match switch.policy {
+            PromptPolicy::Recache if self.case.rules.policy == HistoryPolicy::Clean => {
+                self.recache()?;
+            }
+            PromptPolicy::Cut => {
+                self.flying.clear();
+                self.past.iter_mut().for_each(Vec::clear);
+                self.begun = (tick, self.clean.len() as u64);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Computes what is kept anew under the second text: all blocks together, behind the sink once
+    /// the window has rolled past it.
+    fn recache(&mut self) -> Result<()> {
+        let (past, limits) = (&self.past[0], self.case.rules.limits);
+        let sink = limits.sink.min(past.len());
+        let window = limits.window.unwrap_or(past.len()).min(past.len() - sink);
+        let has_rolled = past.len() > sink + window;
+        let start = if has_rolled { past.len() - window } else { 0 };
+        let before = if has_rolled { self.sink(past, start)? } else { Vec::new() };
+        let again = |place: usize| {
+            let index = self.begun.1 + (start + place) as u64;
+            Flying { index, x: self.clean[index as usize].clone(), text: 1 }
+        };
+        let blocks: Vec<Flying> = (0..past.len() - start).map(again).collect();
+        let mut kv: Vec<Vec<Kv>> = vec![Vec::new(); blocks.len()];
+        for _round in 0..=self.subject.model.spec().layers {
+            let round = blocks.iter().enumerate().map(|(place, block)| {
+                let (older, younger) = (&kv[..place], &kv[place + 1..]);
+                let view = View { past: &before, older, younger, own: Vec::new() };
+                Ok(block.forward(self.subject, self.case.context_timestep, view)?.1)
+            });
+            kv = round.collect::<Result<_>>()?;
+        }
+        self.past[0].truncate(start);
+        self.past[0].extend(kv);
+        Ok(())
     }
 
     /// Flow and K/V of every block in flight, each computed alone.
     fn forward(&self, passes: &[usize]) -> Result<(Vec<Tensor>, Vec<Vec<Kv>>)> {
-        let past = self.seen_past()?;
         let mut kv: Vec<Vec<Kv>> = vec![Vec::new(); self.flying.len()];
         let mut flows = Vec::new();
         for _round in 0..=self.subject.model.spec().layers {
@@ -125,7 +205,17 @@ impl Oracle<'_> {
                         AttentionMode::Bidirectional => younger,
                         AttentionMode::Causal => &[],
                     };
-                    let view = View { past: &past, older, younger, own: Vec::new() };
+                    let (past, in_flight) = match self.case.rules.policy {
+                        HistoryPolicy::Clean => (&self.past[0], self.flying.len()),
+                        HistoryPolicy::StageMatched => (&self.past[pass], 1),
+                    };
+                    let past = self.seen_past(past, in_flight)?;
+                    let view = match self.case.rules.policy {
+                        HistoryPolicy::Clean => {
+                            View { past: &past, older, younger, own: Vec::new() }
+                        }
+                        HistoryPolicy::StageMatched => View::alone(&past),
+                    };
                     block.forward(self.subject, timestep, view)
                 });
             (flows, kv) = round.collect::<Result<Vec<_>>>()?.into_iter().unzip();
@@ -133,28 +223,30 @@ impl Oracle<'_> {
         Ok((flows, kv))
     }
 
-    /// Sink and window, keys where this tick sees them.
-    fn seen_past(&self) -> Result<Vec<Vec<Kv>>> {
+    /// Sink and window of a past, keys where a tick with so many blocks sees them.
+    fn seen_past(&self, past: &[Vec<Kv>], in_flight: usize) -> Result<Vec<Vec<Kv>>> {
         let limits = self.case.rules.limits;
-        let (sink, rolled) = self.past.split_at(limits.sink.min(self.past.len()));
-        let mut most = limits.window.unwrap_or(rolled.len());
+        let rolled = past.len() - limits.sink.min(past.len());
+        let mut most = limits.window.unwrap_or(rolled);
         if let (HistoryBudget::Constant, Some(window)) = (self.case.rules.budget, limits.window) {
             let total = limits.sink + window + 1; // as in sequential generation
-            most = most.min(total.saturating_sub(limits.sink + self.flying.len()).max(1));
+            most = most.min(total.saturating_sub(limits.sink + in_flight).max(1));
         }
-        let window = &rolled[rolled.len().saturating_sub(most)..];
-        let w0 = (self.past.len() - window.len()) * FRAMES;
+        let start = past.len() - rolled.min(most);
+        let mut seen = self.sink(past, start)?;
+        seen.extend_from_slice(&past[start..]);
+        Ok(seen)
+    }
+
+    /// The sink, keys where they are seen by what comes behind a window that starts there.
+    fn sink(&self, past: &[Vec<Kv>], start: usize) -> Result<Vec<Vec<Kv>>> {
+        let sink = &past[..self.case.rules.limits.sink.min(past.len())];
         let distance = match self.case.rules.sink_position {
-            SinkPosition::Rebased => w0 - sink.len() * FRAMES,
+            SinkPosition::Rebased => (start - sink.len()) * FRAMES,
             SinkPosition::Absolute => 0,
         };
-        let mut seen = Vec::new();
-        for block in sink {
-            let at = |kv: &Kv| Ok(Kv { k: turned(&kv.k, distance)?, v: kv.v.clone() });
-            seen.push(block.iter().map(at).collect::<Result<_>>()?);
-        }
-        seen.extend_from_slice(window);
-        Ok(seen)
+        let at = |kv: &Kv| Ok(Kv { k: turned(&kv.k, distance)?, v: kv.v.clone() });
+        sink.iter().map(|block| block.iter().map(at).collect()).collect()
     }
 }
 
@@ -181,8 +273,7 @@ impl Flying {
         timestep: f64,
         past: &[Vec<Kv>],
     ) -> Result<(Tensor, Vec<Kv>)> {
-        let view = View { past, older: &[], younger: &[], own: Vec::new() };
-        self.forward(subject, timestep, view)
+        self.forward(subject, timestep, View::alone(past))
     }
 }
 
@@ -192,6 +283,12 @@ struct View<'a> {
     older: &'a [Vec<Kv>],
     younger: &'a [Vec<Kv>],
     own: Vec<Kv>,
+}
+
+impl<'a> View<'a> {
+    fn alone(past: &'a [Vec<Kv>]) -> Self {
+        Self { past, older: &[], younger: &[], own: Vec::new() }
+    }
 }
 
 impl KvExchange for View<'_> {

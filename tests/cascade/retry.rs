@@ -116,8 +116,9 @@ fn in_any_draw_of_noise() {
     for at in 0..draws {
         let noise = Arc::new(Refusing { draws: AtomicUsize::new(0), at });
         let schedule = FlowSchedule::new(case.steps, SHIFT).unwrap();
-        let (model, text) = (subject.model.clone(), subject.texts[0].clone());
-        let cascade = Cascade::new(model, schedule, noise, text, case.config(&subject));
+        let (workers, text) = (subject.workers(1), subject.text(0, 1));
+        let config = case.config(&subject);
+        let cascade = Cascade::new(workers, schedule, noise, text, config).unwrap();
         let (latents, failures) = stubborn(cascade, &Interrupt::default());
         assert_eq!(failures, 1, "draw {at}");
         assert!(latents == expected, "draw {at} changed the stream");
@@ -128,7 +129,9 @@ fn in_any_draw_of_noise() {
 #[test]
 fn with_another_text_the_second_time() {
     let subject = toy();
-    for policy in [PromptPolicy::InFlight, PromptPolicy::NextBlock] {
+    for policy in
+        [PromptPolicy::InFlight, PromptPolicy::NextBlock, PromptPolicy::Recache, PromptPolicy::Cut]
+    {
         for tick in 0..6 {
             let switch = Some(Switch { policy, tick });
             let case = Case { switch, ..case(AttentionMode::Bidirectional) };
@@ -141,7 +144,7 @@ fn with_another_text_the_second_time() {
                     interrupt.raise();
                     assert!(cascade.tick(&interrupt).is_err());
                     interrupt.clear();
-                    cascade.set_text(subject.texts[1].clone(), policy);
+                    cascade.set_text(subject.text(1, 1), policy);
                 }
                 let admits = cascade.admits();
                 let clean = cascade.tick(&interrupt).unwrap();

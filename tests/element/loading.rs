@@ -212,14 +212,23 @@ fn a_prompt_for_a_time_comes_then_behind_slates_too() {
     let pull_until = |harness: &mut Harness, is_it: &dyn Fn(&gst::Buffer) -> bool| {
         (0..500).map(|_| harness.pull().unwrap()).find(|buffer| is_it(buffer)).unwrap()
     };
+    let ask = |text: &str, time: gst::ClockTime| {
+        let options = gst::Structure::builder("options").field("running-time", time).build();
+        assert!(element.emit_by_name::<bool>("set-prompt", &[&text, &options]));
+    };
+    pull(&mut harness, 1);
+    let early = element.current_running_time().unwrap() + 5 * gst::ClockTime::SECOND;
+    ask("a star", early);
     let first = pull_until(&mut harness, &|buffer| field(buffer, "prompt-id") > 0);
     assert!(first.offset() > 12, "more than a block of slates");
     toy.behave(Behaviour::Work);
-    let time = element.current_running_time().unwrap() + 3 * gst::ClockTime::SECOND;
-    let options = gst::Structure::builder("options").field("running-time", time).build();
-    assert!(element.emit_by_name::<bool>("set-prompt", &[&"a star", &options]));
-    let before = field(&first, "prompt-id");
-    let changed = pull_until(&mut harness, &|buffer| field(buffer, "prompt-id") > before);
-    let late = changed.pts().unwrap().checked_sub(time).unwrap();
-    assert!(late < 12 * changed.duration().unwrap(), "{late} after its time");
+    let later = early + 2 * gst::ClockTime::SECOND;
+    ask("a ring", later);
+    let mut before = field(&first, "prompt-id");
+    for time in [early, later] {
+        let changed = pull_until(&mut harness, &|buffer| field(buffer, "prompt-id") != before);
+        let late = changed.pts().unwrap().checked_sub(time).unwrap();
+        assert!(late < 12 * changed.duration().unwrap(), "{late} after its time");
+        before = field(&changed, "prompt-id");
+    }
 }

@@ -349,6 +349,9 @@ fn bad_settings_are_one_error_at_once_and_the_next_start_works() {
         ("model=self-forcing-1.3b", NotFound),
         (empty.as_str(), Settings),
         ("devices=abacus", Settings),
+        ("devices=cpu,cpu", Settings),
+        ("decoder-device=abacus", Settings),
+        ("prompt-policy=recache history-policy=stage-matched", Settings),
         ("cascade-width=9", Settings),
         ("decoder=tiny", Settings),
         ("denoising-steps=<250,500>", Settings),
@@ -367,6 +370,35 @@ fn bad_settings_are_one_error_at_once_and_the_next_start_works() {
     let mut harness = Harness::with_element(&*element, None, Some("src"));
     harness.play();
     harness.pull().unwrap();
+}
+
+/// Each choice of how blocks are made can be made in a launch line, and holds while a prompt changes.
+#[test]
+fn every_kind_of_cascade_runs_from_a_launch_line() {
+    init();
+    for choice in [
+        "cascade-width=2 devices=cpu,cpu",
+        "cascade-width=5 attention=causal history-budget=constant devices=cpu,cpu,cpu",
+        "cascade-width=3 prompt-policy=next-block decoder-device=cpu",
+        "cascade-width=3 prompt-policy=recache devices=cpu,cpu",
+        "cascade-width=3 prompt-policy=cut",
+        "cascade-width=4 history-policy=stage-matched devices=cpu,cpu",
+    ] {
+        let line = format!("blockcascadesrc name=src num-buffers=60 {choice} ! fakesink");
+        let pipeline = gst::parse::launch(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        let pipeline = pipeline.downcast::<gst::Pipeline>().unwrap();
+        let bus = pipeline.bus().unwrap();
+        pipeline.set_state(gst::State::Playing).unwrap();
+        pipeline.by_name("src").unwrap().set_property("prompt", "a blue cube in the snow");
+        let kinds = [gst::MessageType::Eos, gst::MessageType::Error];
+        let end = bus.timed_pop_filtered(PATIENCE, &kinds).unwrap();
+        let stats: gst::Structure = pipeline.by_name("src").unwrap().property("stats");
+        pipeline.set_state(gst::State::Null).unwrap();
+        assert_eq!(end.type_(), gst::MessageType::Eos, "{line}: {end:?}");
+        let workers = choice.split_whitespace().find_map(|word| word.strip_prefix("devices="));
+        let devices: gst::Array = stats.get("devices").unwrap();
+        assert_eq!(devices.len(), workers.map_or(1, |names| names.split(',').count()), "{stats}");
+    }
 }
 
 /// Every launch line of the documentation, cut short, without a window.

@@ -42,7 +42,7 @@ impl Toy {
         let behaviour = Arc::new(Mutex::new(behaviour));
         let parts = Parts {
             text: Arc::new(arithmetic::Lengths),
-            model: Arc::new(Mean { behaviour: behaviour.clone(), spec: SPEC }),
+            models: vec![Arc::new(Mean { behaviour: behaviour.clone(), spec: SPEC })],
             decoder: Arc::new(Grey::default()),
         };
         let config = GeneratorConfig::new(Manifest::read(&manifest).unwrap());

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use gstblockcascade::cascade::{
-    AttentionMode, CacheLimits, Cascade, CascadeConfig, HistoryBudget, HistoryRules, PromptPolicy,
-    SinkPosition,
+    AttentionMode, CacheLimits, Cascade, CascadeConfig, HistoryBudget, HistoryPolicy, HistoryRules,
+    PromptPolicy, SinkPosition, TextContexts,
 };
 use gstblockcascade::generator::flow::FlowSchedule;
 use gstblockcascade::generator::noise::{Draw, Noise};
@@ -39,7 +39,7 @@ struct Setup<'a> {
     model: Arc<Recorder>,
     schedule: FlowSchedule,
     noise: Arc<Recorded>,
-    texts: [Arc<TextContext>; 2],
+    texts: [Arc<TextContexts>; 2],
 }
 
 pub fn check(fixture: &Fixture, report: &mut Report) -> Result<()> {
@@ -100,7 +100,8 @@ impl<'a> Setup<'a> {
         let config: Config = fixture.config()?;
         let model = WanDit::new(&config.model, fixture.weights()?)?;
         let text = |name| -> Result<_> {
-            Ok(Arc::new(model.text_context(&TextEmbedding(fixture.tensor(name)?.clone()))?))
+            let context = model.text_context(&TextEmbedding(fixture.tensor(name)?.clone()))?;
+            Ok(Arc::new(vec![context].into()))
         };
         let texts = [text("prompt_embeds")?, text("prompt_embeds_2")?];
         Ok(Self {
@@ -143,8 +144,9 @@ impl<'a> Setup<'a> {
     fn run(&self, stagger: usize, mode: AttentionMode, switch: Option<u64>) -> Result<Tensor> {
         let config = self.cascade_config(stagger, mode)?;
         let [first, second] = &self.texts;
-        let (model, schedule) = (self.model.clone(), self.schedule.clone());
-        let mut cascade = Cascade::new(model, schedule, self.noise.clone(), first.clone(), config);
+        let model: Arc<dyn VideoModel> = self.model.clone();
+        let (schedule, noise) = (self.schedule.clone(), self.noise.clone());
+        let mut cascade = Cascade::new(model, schedule, noise, first.clone(), config)?;
         let (mut latents, interrupt) = (Vec::new(), Interrupt::default());
         while !cascade.is_finished() {
             if switch.is_some() && cascade.admits() == switch {
@@ -169,6 +171,7 @@ impl<'a> Setup<'a> {
             stagger,
             attention,
             history: HistoryRules {
+                policy: HistoryPolicy::Clean,
                 limits: CacheLimits { sink, window },
                 budget: HistoryBudget::History,
                 sink_position: SinkPosition::Absolute,

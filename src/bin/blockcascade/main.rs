@@ -1,5 +1,7 @@
 //! `blockcascade`: which models there are, how to get them, what a file holds, and prompts to video.
 
+mod bench;
+mod choices;
 mod fetch;
 mod generate;
 mod inspect;
@@ -30,6 +32,7 @@ enum Command {
     Fetch(fetch::Args),
     Inspect(inspect::Args),
     Generate(Box<generate::Args>),
+    Bench(Box<bench::Args>),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +42,7 @@ fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::{Result, bail};
-use clap::ValueEnum;
-use gstblockcascade::cascade::{AttentionMode, HistoryBudget};
-use gstblockcascade::device::DeviceSpec;
-use gstblockcascade::generator::{self, FrameSize, GeneratorConfig, Prompt};
+use gstblockcascade::device::{DeviceSpec, Devices};
+use gstblockcascade::generator::{FrameSize, GeneratorConfig, Prompt};
 
 use super::length::{Length, LengthArgs};
 use super::weights::{self, WeightArgs};
+use crate::choices::{Attention, Budget, Decoder, Dtype, History};
 use crate::manifest;
 
 /// Makes a video of a prompt.
@@ -35,9 +34,15 @@ pub struct Args {
     /// Which network makes frames of latents
     #[arg(long, value_enum, default_value_t)]
     decoder: Decoder,
-    /// What to compute on: auto, cpu or cuda:N
-    #[arg(long, default_value_t)]
-    device: DeviceSpec,
+    /// What to compute on: auto, cpu or cuda:N, or a list with a worker for each, such as cuda:0,1
+    #[arg(long, visible_alias = "device", value_name = "DEVICE,...", default_value_t)]
+    devices: Devices,
+    /// What to decode on [default: the first of the devices]
+    #[arg(long, value_name = "DEVICE")]
+    decoder_device: Option<DeviceSpec>,
+    /// Threads of each worker on a CPU [default: its share of the cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
     /// Number format of weights and activations
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
@@ -64,6 +69,9 @@ struct CascadeArgs {
     /// What blocks in flight see of each other
     #[arg(long, value_enum, default_value_t)]
     attention: Attention,
+    /// What a block reads of older ones
+    #[arg(long, value_enum, default_value_t)]
+    history: History,
     /// Whether blocks in flight come on top of the window or count against it
     #[arg(long, value_enum, default_value_t)]
     history_budget: Budget,
@@ -91,12 +99,15 @@ impl Args {
         let length = self.length.resolve(preset)?;
         let config = GeneratorConfig {
             weights: self.weights.source(),
-            device: self.device,
+            devices: self.devices.clone(),
+            decoder_device: self.decoder_device,
+            threads: self.threads,
             dtype: self.dtype.into(),
             decoder: self.decoder.into(),
             size: self.size,
             cascade_width: self.cascade.width,
             attention: self.cascade.attention.into(),
+            history_policy: self.cascade.history.into(),
             history_budget: self.cascade.history_budget.into(),
             prompt: self.prompt.clone(),
             seed: self.seed,
@@ -150,72 +161,5 @@ impl FromStr for Steps {
         let parse =
             |step: &str| step.parse().map_err(|_| format!("{step:?} is not a whole number"));
         steps.map(parse).collect::<Result<_, _>>().map(Self)
-    }
-}
-
-/// An argument with the values of a library's enum, and what each becomes there.
-macro_rules! mirror {
-    ($(#[$docs:meta])* $name:ident => $library:ty { $($(#[$help:meta])* $value:ident,)+ }) => {
-        $(#[$docs])*
-        #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-        enum $name { $($(#[$help])* $value,)+ }
-
-        impl From<$name> for $library {
-            fn from(value: $name) -> Self {
-                match value { $($name::$value => Self::$value,)+ }
-            }
-        }
-    };
-}
-
-mirror! {
-    /// What blocks in flight see of each other.
-    Attention => AttentionMode {
-        #[default]
-        /// All of them
-        Bidirectional,
-        /// Only itself and older ones
-        Causal,
-    }
-}
-
-mirror! {
-    /// Whether blocks in flight count against the window.
-    Budget => HistoryBudget {
-        #[default]
-        /// They come on top of it
-        History,
-        /// History gives way, so that a block sees no more than it would alone
-        Constant,
-    }
-}
-
-mirror! {
-    /// Which network makes frames of latents.
-    Decoder => generator::Decoder {
-        #[default]
-        /// The model's own
-        Full,
-        /// LightVAE: the same with a quarter of the channels
-        Light,
-        /// TAEHV: far less work, softer pictures
-        Tiny,
-        /// LightTAE: as tiny, trained on the full decoder's latents
-        LightTiny,
-    }
-}
-
-mirror! {
-    /// Number format of weights and activations.
-    Dtype => generator::Dtype {
-        #[default]
-        /// f32 on a CPU, bf16 on a GPU
-        Auto,
-        /// 32-bit floats
-        F32,
-        /// 16-bit floats with the range of 32-bit ones
-        Bf16,
-        /// 16-bit IEEE floats
-        F16,
     }
 }

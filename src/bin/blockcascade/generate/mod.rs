@@ -4,7 +4,7 @@ mod args;
 mod length;
 mod output;
 mod progress;
-mod weights;
+pub mod weights;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 

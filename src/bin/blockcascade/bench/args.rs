@@ -1,0 +1,101 @@
+//! The flags of `bench`, and the settings that they make.
+
+use std::str::FromStr;
+
+use anyhow::Result;
+use gstblockcascade::device::{DeviceSpec, Devices};
+use gstblockcascade::generator::{FrameSize, GeneratorConfig};
+
+use crate::choices::{Attention, Budget, Decoder, Dtype, History};
+use crate::generate::weights::{self, WeightArgs};
+use crate::manifest;
+
+/// Measures how fast a model is here: denoised, decoded and delivered frames a second, how long the
+/// first frame and a new prompt take, and memory.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Name of the model, or its manifest
+    #[arg(long, default_value = "pocket")]
+    model: String,
+    /// Size of the frames, in multiples of 16 [default: the model's]
+    #[arg(long, value_name = "WxH")]
+    size: Option<FrameSize>,
+    /// Blocks in flight at most, one row for each
+    #[arg(long, value_name = "N,N,...", default_value = "1,2,3,5")]
+    widths: Widths,
+    /// What to compute on, a worker for each; of the list, each row uses the first of its width
+    #[arg(long, value_name = "DEVICE,...", default_value_t)]
+    devices: Devices,
+    /// What to decode on [default: the first of the devices]
+    #[arg(long, value_name = "DEVICE")]
+    decoder_device: Option<DeviceSpec>,
+    /// Threads of each worker on a CPU [default: its share of the cores]
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Blocks that are timed, once the cascade and the window are full
+    #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    pub blocks: u64,
+    /// Prints JSON: seconds, bytes
+    #[arg(long)]
+    pub json: bool,
+    /// Which network makes frames of latents
+    #[arg(long, value_enum, default_value_t)]
+    decoder: Decoder,
+    /// Number format of weights and activations
+    #[arg(long, value_enum, default_value_t)]
+    dtype: Dtype,
+    /// What blocks in flight see of each other
+    #[arg(long, value_enum, default_value_t)]
+    attention: Attention,
+    /// What a block reads of older ones
+    #[arg(long, value_enum, default_value_t)]
+    history: History,
+    /// Whether blocks in flight come on top of the window or count against it
+    #[arg(long, value_enum, default_value_t)]
+    history_budget: Budget,
+    // Last, because what follows a group of flags would be listed under its heading.
+    #[command(flatten)]
+    weights: WeightArgs,
+}
+
+impl Args {
+    /// The settings of each row, checked, with its width.
+    pub fn configs(&self) -> Result<Vec<(usize, GeneratorConfig)>> {
+        let model = manifest(&self.model)?;
+        let base = GeneratorConfig {
+            weights: self.weights.source(),
+            decoder_device: self.decoder_device,
+            threads: self.threads,
+            dtype: self.dtype.into(),
+            decoder: self.decoder.into(),
+            size: self.size,
+            attention: self.attention.into(),
+            history_policy: self.history.into(),
+            history_budget: self.history_budget.into(),
+            ..GeneratorConfig::new(model)
+        };
+        let config = |&cascade_width: &usize| {
+            let devices = self.devices.first_of(cascade_width);
+            let config = GeneratorConfig { devices, cascade_width, ..base.clone() };
+            config.validate()?;
+            weights::check(&config)?;
+            Ok((cascade_width, config))
+        };
+        self.widths.0.iter().map(config).collect()
+    }
+}
+
+/// Numbers with commas between them.
+#[derive(Clone, Debug)]
+struct Widths(Vec<usize>);
+
+impl FromStr for Widths {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parse = |width: &str| {
+            width.trim().parse().map_err(|_| format!("{width:?} is not a whole number"))
+        };
+        text.split(',').map(parse).collect::<Result<_, _>>().map(Self)
+    }
+}

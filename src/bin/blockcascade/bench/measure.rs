@@ -1,0 +1,178 @@
+//! Streams that are run to be timed.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use candle_core::{DType, Device, Tensor};
+use gstblockcascade::generator::{Controls, Frame, FrameSize, Generator, GeneratorConfig, Parts};
+use gstblockcascade::model::{FrameDecoder, Interrupt};
+
+/// What a stream shows, and what it changes to.
+const PROMPTS: [&str; 2] = ["a red ball bounces on a beach", "a blue cube spins in the snow"];
+/// Latent frames that are decoded before the clock starts.
+const WARM: usize = 2;
+/// Latent frames whose decoding is timed.
+const DECODED: usize = 8;
+
+/// What was measured of one width.
+#[derive(Debug)]
+pub struct Row {
+    pub width: usize,
+    pub devices: String,
+    /// Frames a second while nothing is decoded.
+    pub denoised: f64,
+    /// Frames a second while nothing is denoised.
+    pub decoded: f64,
+    /// Frames a second of the whole.
+    pub delivered: f64,
+    pub first_frame: Duration,
+    pub prompt: PromptLatency,
+    /// Of a block, in the middle of the stream.
+    pub ticks: u64,
+    pub exchanged_bytes: u64,
+    /// Of the process, when the row was done; where the system tells.
+    pub memory_bytes: Option<u64>,
+}
+
+/// From a new prompt to its first frame.
+#[derive(Clone, Copy, Debug)]
+pub struct PromptLatency {
+    pub time: Duration,
+    /// Frames of the old prompt that came in between.
+    pub frames: u64,
+}
+
+/// Measures one width, over networks that are loaded.
+pub fn row(width: usize, config: &GeneratorConfig, parts: &Parts, blocks: u64) -> Result<Row> {
+    let models = parts.models[..config.devices.len()].to_vec();
+    let parts = Parts { models, ..parts.clone() };
+    let size = config.frame_size();
+    let decoder = Arc::new(Blank { size, started: false });
+    let mut still = Stream::new(config, Parts { decoder, ..parts.clone() })?;
+    let denoised = still.frames_per_second(blocks)?;
+    let cost = still.generator.controls().timing().cost;
+    drop(still);
+    let mut stream = Stream::new(config, parts.clone())?;
+    let delivered = stream.frames_per_second(blocks)?;
+    Ok(Row {
+        width,
+        devices: config.devices.to_string(),
+        denoised,
+        decoded: decoded(
+            &parts,
+            size,
+            &config.decoder_device.map_or(Ok(Device::Cpu), |d| d.open())?,
+        )?,
+        delivered,
+        first_frame: stream.first_frame,
+        prompt: stream.prompt_latency()?,
+        ticks: cost.ticks,
+        exchanged_bytes: cost.exchanged_bytes,
+        memory_bytes: memory(),
+    })
+}
+
+/// A stream that is read as fast as it comes.
+struct Stream {
+    generator: Generator,
+    /// Frames of a block behind the first.
+    block: u64,
+    /// Blocks until all that rolls does.
+    fill: u64,
+    first_frame: Duration,
+}
+
+impl Stream {
+    /// Reads the first frame.
+    fn new(config: &GeneratorConfig, parts: Parts) -> Result<Self> {
+        let config = GeneratorConfig { prompt: PROMPTS[0].into(), ..config.clone() };
+        let mut generator = Generator::from_parts(parts, &config, Controls::new(&config)?)?;
+        let begun = Instant::now();
+        read(&mut generator)?;
+        let (format, preset) = (generator.format(), &config.model.preset);
+        Ok(Self {
+            first_frame: begun.elapsed(),
+            block: format.first_frame(2) - format.first_frame(1),
+            fill: (preset.window + preset.sink + config.cascade_width) as u64,
+            generator,
+        })
+    }
+
+    fn frames_per_second(&mut self, blocks: u64) -> Result<f64> {
+        self.skip(self.fill * self.block)?;
+        let begun = Instant::now();
+        self.skip(blocks * self.block)?;
+        Ok((blocks * self.block) as f64 / begun.elapsed().as_secs_f64())
+    }
+
+    fn prompt_latency(&mut self) -> Result<PromptLatency> {
+        let begun = Instant::now();
+        let id = self.generator.controls().set_prompt(PROMPTS[1]);
+        let mut frames = 0;
+        while read(&mut self.generator)?.prompt.id < id {
+            frames += 1;
+        }
+        Ok(PromptLatency { time: begun.elapsed(), frames })
+    }
+
+    fn skip(&mut self, frames: u64) -> Result<()> {
+        (0..frames).try_for_each(|_| read(&mut self.generator).map(|_| ()))
+    }
+}
+
+fn read(generator: &mut Generator) -> Result<Frame> {
+    match generator.next_frame()? {
+        Some(frame) => Ok(frame),
+        None => bail!("the stream ended though it has no end"),
+    }
+}
+
+/// Frames a second of the decoder alone, on noise.
+fn decoded(parts: &Parts, size: FrameSize, device: &Device) -> Result<f64> {
+    let spec = parts.models[0].spec();
+    let latent = |side: u32| side as usize / spec.spatial_stride;
+    let shape = (1, spec.latent_channels, latent(size.height), latent(size.width));
+    let latents = Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?.to_device(device)?;
+    let (mut decoder, interrupt) = (parts.decoder.fresh(), Interrupt::default());
+    let mut decode = |count| -> Result<usize> {
+        let mut frames = 0;
+        for _ in 0..count {
+            let pixels = decoder.step(&latents, &interrupt)?;
+            frames += pixels.dim(0)?;
+            pixels.flatten_all()?.get(0)?.to_device(&Device::Cpu)?; // waits for a GPU
+        }
+        Ok(frames)
+    };
+    decode(WARM)?;
+    let begun = Instant::now();
+    Ok(decode(DECODED)? as f64 / begun.elapsed().as_secs_f64())
+}
+
+/// A decoder that does no work: every frame is black.
+#[derive(Debug)]
+struct Blank {
+    size: FrameSize,
+    started: bool,
+}
+
+impl FrameDecoder for Blank {
+    fn step(&mut self, latents: &Tensor, _: &Interrupt) -> candle_core::Result<Tensor> {
+        let per_latent = if std::mem::replace(&mut self.started, true) { 4 } else { 1 };
+        let frames = latents.dim(0)? * per_latent;
+        let FrameSize { width, height } = self.size;
+        Tensor::zeros((frames, height as usize, width as usize, 3), DType::F32, &Device::Cpu)
+    }
+
+    fn fresh(&self) -> Box<dyn FrameDecoder> {
+        Box::new(Self { started: false, ..*self })
+    }
+}
+
+/// What the process holds in memory now.
+fn memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
+    Some(kib * 1024)
+}
