@@ -1,11 +1,14 @@
-//! `blockcascade`: which models there are, how to get them, what a file holds, and prompts to video.
+//! `blockcascade`: which models there are, how to get them, what a file holds, prompts to video, and
+//! how fast that goes on how many GPUs.
 
 mod fetch;
 mod generate;
 mod inspect;
 mod models;
 mod networks;
+mod plan;
 mod roles;
+mod steps;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -30,6 +33,7 @@ enum Command {
     Fetch(fetch::Args),
     Inspect(inspect::Args),
     Generate(Box<generate::Args>),
+    Plan(plan::Args),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
         Command::Fetch(args) => fetch::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Generate(args) => generate::run(&args),
+        Command::Plan(args) => plan::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -12,6 +12,7 @@ use gstblockcascade::generator::{self, FrameSize, GeneratorConfig, Prompt};
 use super::length::{Length, LengthArgs};
 use super::weights::{self, WeightArgs};
 use crate::manifest;
+use crate::steps::Steps;
 
 /// Makes a video of a prompt.
 #[derive(clap::Args)]
@@ -138,27 +139,12 @@ impl FromStr for PromptAt {
     }
 }
 
-/// Numbers with commas between them; none is a list that the library refuses.
-#[derive(Clone, Debug)]
-struct Steps(Vec<u32>);
-
-impl FromStr for Steps {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let steps = text.split(',').map(str::trim).filter(|step| !step.is_empty());
-        let parse =
-            |step: &str| step.parse().map_err(|_| format!("{step:?} is not a whole number"));
-        steps.map(parse).collect::<Result<_, _>>().map(Self)
-    }
-}
-
 /// An argument with the values of a library's enum, and what each becomes there.
 macro_rules! mirror {
     ($(#[$docs:meta])* $name:ident => $library:ty { $($(#[$help:meta])* $value:ident,)+ }) => {
         $(#[$docs])*
         #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-        enum $name { $($(#[$help])* $value,)+ }
+        pub enum $name { $($(#[$help])* $value,)+ }
 
         impl From<$name> for $library {
             fn from(value: $name) -> Self {

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Result;
 use gstblockcascade::generator::{Controls, Generator};
 
-pub use self::args::Args;
+pub use self::args::{Args, Decoder};
 
 use self::output::Output;
 use self::progress::Progress;
