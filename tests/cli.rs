@@ -331,6 +331,57 @@ fn a_lora_is_recognized() {
     }
 }
 
+/// Every way to use five GPUs has a row or a reason, in the table as in JSON.
+#[test]
+fn ways_to_use_gpus_are_compared() {
+    let scratch = Scratch::new();
+    let args = ["plan", "--model", "self-forcing-1.3b", "--gpus", "5", "--decoder", "tiny"];
+    let done = scratch.run(&args);
+    assert!(done.status.success(), "{}", stderr(&done));
+    let text = String::from_utf8(done.stdout).unwrap();
+    let answer = scratch.json(&[&args[..], &["--json"]].concat());
+    let strategies = answer["strategies"].as_array().unwrap();
+    let row = |name: &str| strategies.iter().find(|row| row["strategy"] == name).unwrap();
+    for name in ["sequential", "cascade 5", "cascade 5, constant", "stage-matched", "ulysses 4"] {
+        let [fps, tick] = ["frames_per_second", "tick"].map(|key| row(name)[key].as_f64().unwrap());
+        let row = text.lines().find(|line| line.starts_with(&format!("{name}  "))).unwrap();
+        assert!(row.contains(&format!("{fps:.1}")), "{fps}: {row}");
+        assert!(row.contains(&format!("{:.1}", tick * 1e3)), "{tick}: {row}");
+    }
+    let reason = row("ulysses 5")["impossible"].as_str().unwrap();
+    assert_eq!(reason, "12 heads cannot be shared equally by 5 GPUs");
+    for line in [reason, "most frames: ", "soonest answer: ", "enough for 16 frames/s: "] {
+        assert!(text.contains(line), "no {line:?} in {text}");
+    }
+}
+
+/// Arguments, the exit code, and what the message must hold.
+const BAD_PLANS: [(&[&str], i32, &[&str]); 8] = [
+    (&["--gpus", "0"], 1, &["gpus", "got 0", "1 to 64"]),
+    (&["--gpu", "abacus"], 2, &["abacus", "h100", "h200"]),
+    (&["--model", "nope"], 1, &["nope", "krea-realtime-14b"]),
+    (&["--size", "100x100"], 1, &["size", "100x100", "multiples of 16"]),
+    (&["--window", "9999"], 1, &["window", "got 9999", "0 to 1024"]),
+    (&["--steps", "500,500"], 1, &["steps", "[500, 500]", "falling"]),
+    (&["--link", "0"], 1, &["link", "got 0", "above 0"]),
+    (&["--model", "pocket", "--decoder", "tiny"], 1, &["decoder", "got Tiny", "[Full]"]),
+];
+
+#[test]
+fn a_bad_plan_is_answered_with_the_value_and_what_is_accepted() {
+    let scratch = Scratch::new();
+    for (args, code, expected) in BAD_PLANS {
+        let done = scratch.run(&[&["plan"], args].concat());
+        let message = stderr(&done);
+        assert_eq!(done.status.code(), Some(code), "{args:?}: {message}");
+        assert!(message.starts_with("error: ") && done.stdout.is_empty(), "{args:?}: {message}");
+        assert!(code != 1 || message.lines().count() == 1, "{args:?}: {message}");
+        for word in expected {
+            assert!(message.contains(word), "{args:?}: no {word:?} in {message}");
+        }
+    }
+}
+
 #[test]
 fn nothing_is_fetched_for_a_model_that_is_embedded() {
     for args in [&["fetch", "pocket"][..], &["fetch", "pocket", "--role", "dit"]] {

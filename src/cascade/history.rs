@@ -71,6 +71,26 @@ pub struct HistoryRules {
     pub sink_position: SinkPosition,
 }
 
+impl HistoryRules {
+    /// Blocks of history that each of `in_flight` blocks sees once `clean` blocks were appended.
+    pub fn seen(&self, clean: usize, in_flight: usize) -> usize {
+        let sink = clean.min(self.limits.sink);
+        let window = (clean - sink).min(self.limits.window.unwrap_or(usize::MAX));
+        sink + self.seen_window(window, in_flight)
+    }
+
+    /// The same of the window alone, of which `kept` blocks are there.
+    fn seen_window(&self, kept: usize, in_flight: usize) -> usize {
+        match (self.budget, self.limits.window) {
+            (HistoryBudget::Constant, Some(window)) => {
+                let left = window.saturating_add(1).saturating_sub(in_flight).max(1);
+                left.min(kept)
+            }
+            _ => kept,
+        }
+    }
+}
+
 /// Clean keys and values by block and layer.
 ///
 /// Blocks are whole and immutable; eviction is a `pop_front` that frees, nothing is moved.
@@ -169,13 +189,7 @@ impl History {
 
     /// Blocks of the window that are seen beside `in_flight` others.
     fn seen_window(&self, in_flight: usize) -> usize {
-        match (self.rules.budget, self.rules.limits.window) {
-            (HistoryBudget::Constant, Some(window)) => {
-                let left = window.saturating_add(1).saturating_sub(in_flight).max(1);
-                left.min(self.window.len())
-            }
-            _ => self.window.len(),
-        }
+        self.rules.seen_window(self.window.len(), in_flight)
     }
 
     /// Frames by which the sink moves so that it ends where the seen window starts.
@@ -315,6 +329,7 @@ mod tests {
             prop_assert!(seen.windows(2).all(|pair| pair[0] < pair[1]));
             prop_assert_eq!(seen.len(), history.len().min(
                 history.sink.len() + (window + 1).saturating_sub(in_flight).max(1)));
+            prop_assert_eq!(seen.len(), history.rules.seen(appended, in_flight));
         }
     }
 }

@@ -3,6 +3,7 @@
 pub mod activation;
 pub mod attention;
 pub mod conv;
+pub mod linear;
 mod matmul;
 pub mod norm;
 #[cfg(test)]

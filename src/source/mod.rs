@@ -33,6 +33,7 @@ glib::wrapper! {
     /// gst-launch-1.0 blockcascadesrc prompt="a red ball bounces on a beach" ! videoconvert ! autovideosink
     /// gst-launch-1.0 blockcascadesrc is-live=true underrun-policy=repeat ! queue ! videoconvert ! autovideosink
     /// gst-launch-1.0 blockcascadesrc seed=7 cascade-width=3 ! video/x-raw,format=NV12,framerate=30/1 ! fakesink
+    /// gst-launch-1.0 blockcascadesrc devices=cpu,cpu cascade-width=2 prompt-policy=recache ! fakesink
     /// ```
     ///
     /// Timestamps follow the frame number and never drift; a frame's meta `GstBlockCascadeMeta` says

@@ -1,9 +1,10 @@
 //! What surrounds the layers: patches, timesteps, text, head.
 
 use candle_core::{DType, Device, Result, Tensor};
-use candle_nn::{Linear, Module, VarBuilder, linear};
+use candle_nn::VarBuilder;
 
 use super::config::{PATCH, WanConfig};
+use crate::layers::linear::Linear;
 use crate::layers::norm::LayerNorm;
 use crate::layers::rope::Grid;
 
@@ -19,7 +20,7 @@ impl PatchEmbedding {
     pub(super) fn new(config: &WanConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let weight = vb.get((config.dim, config.in_dim, 1, PATCH, PATCH), "weight")?;
         let weight = weight.reshape((config.dim, config.in_dim * PATCH * PATCH))?;
-        Ok(Self { linear: Linear::new(weight, Some(vb.get(config.dim, "bias")?)) })
+        Ok(Self { linear: Linear::new(weight, vb.get(config.dim, "bias")?) })
     }
 
     /// `(frames, channels, h, w)` to `(frames * tokens, dim)`.
@@ -61,9 +62,9 @@ impl TimeEmbedding {
         let (dim, embedding) = (config.dim, vb.pp("time_embedding"));
         Ok(Self {
             freq_dim: config.freq_dim,
-            first: linear(config.freq_dim, dim, embedding.pp("0"))?,
-            second: linear(dim, dim, embedding.pp("2"))?,
-            projection: linear(dim, 6 * dim, vb.pp("time_projection").pp("1"))?,
+            first: Linear::load(config.freq_dim, dim, embedding.pp("0"))?,
+            second: Linear::load(dim, dim, embedding.pp("2"))?,
+            projection: Linear::load(dim, 6 * dim, vb.pp("time_projection").pp("1"))?,
         })
     }
 
@@ -100,8 +101,8 @@ pub(super) struct TextProjection {
 impl TextProjection {
     pub(super) fn new(config: &WanConfig, vb: VarBuilder<'_>) -> Result<Self> {
         Ok(Self {
-            first: linear(config.text_dim, config.dim, vb.pp("0"))?,
-            second: linear(config.dim, config.dim, vb.pp("2"))?,
+            first: Linear::load(config.text_dim, config.dim, vb.pp("0"))?,
+            second: Linear::load(config.dim, config.dim, vb.pp("2"))?,
         })
     }
 
@@ -125,7 +126,7 @@ impl Head {
         Ok(Self {
             modulation: vb.clone().set_dtype(DType::F32).get((1, 2, config.dim), "modulation")?,
             norm: LayerNorm::plain(config.dim, config.eps, &vb)?,
-            head: linear(config.dim, out, vb.pp("head"))?,
+            head: Linear::load(config.dim, out, vb.pp("head"))?,
         })
     }
 

@@ -5,11 +5,12 @@
 use std::ops::Range;
 
 use candle_core::{DType, Result, Tensor, bail};
-use candle_nn::{Linear, Module, VarBuilder, linear};
+use candle_nn::VarBuilder;
 
 use super::config::WanConfig;
 use crate::layers::activation::gelu_tanh;
 use crate::layers::attention::attend;
+use crate::layers::linear::Linear;
 use crate::layers::norm::{LayerNorm, RmsNorm};
 use crate::layers::rope::Rotation;
 use crate::model::{Kv, KvExchange, TextContext, Visible};
@@ -119,10 +120,10 @@ impl Projections {
     fn new(config: &WanConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let WanConfig { dim, eps, num_heads, .. } = *config;
         Ok(Self {
-            q: linear(dim, dim, vb.pp("q"))?,
-            k: linear(dim, dim, vb.pp("k"))?,
-            v: linear(dim, dim, vb.pp("v"))?,
-            o: linear(dim, dim, vb.pp("o"))?,
+            q: Linear::load(dim, dim, vb.pp("q"))?,
+            k: Linear::load(dim, dim, vb.pp("k"))?,
+            v: Linear::load(dim, dim, vb.pp("v"))?,
+            o: Linear::load(dim, dim, vb.pp("o"))?,
             norm_q: RmsNorm::new(dim, eps, vb.pp("norm_q"))?, // over all heads together
             norm_k: RmsNorm::new(dim, eps, vb.pp("norm_k"))?,
             num_heads,
@@ -201,8 +202,8 @@ struct FeedForward {
 impl FeedForward {
     fn new(config: &WanConfig, vb: VarBuilder<'_>) -> Result<Self> {
         Ok(Self {
-            first: linear(config.dim, config.ffn_dim, vb.pp("0"))?,
-            second: linear(config.ffn_dim, config.dim, vb.pp("2"))?,
+            first: Linear::load(config.dim, config.ffn_dim, vb.pp("0"))?,
+            second: Linear::load(config.ffn_dim, config.dim, vb.pp("2"))?,
         })
     }
 

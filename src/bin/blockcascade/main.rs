@@ -1,4 +1,5 @@
-//! `blockcascade`: which models there are, how to get them, what a file holds, and prompts to video.
+//! `blockcascade`: which models there are, how to get them, what a file holds, prompts to video, and
+//! how fast that goes on how many GPUs.
 
 mod bench;
 mod choices;
@@ -7,7 +8,9 @@ mod generate;
 mod inspect;
 mod models;
 mod networks;
+mod plan;
 mod roles;
+mod steps;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -33,6 +36,7 @@ enum Command {
     Inspect(inspect::Args),
     Generate(Box<generate::Args>),
     Bench(Box<bench::Args>),
+    Plan(plan::Args),
 }
 
 fn main() -> ExitCode {
@@ -43,6 +47,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Generate(args) => generate::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Plan(args) => plan::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

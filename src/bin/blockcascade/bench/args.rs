@@ -11,7 +11,7 @@ use crate::generate::weights::{self, WeightArgs};
 use crate::manifest;
 
 /// Measures how fast a model is here: denoised, decoded and delivered frames a second, how long the
-/// first frame and a new prompt take, and memory.
+/// first frame and a new prompt take, what workers exchange, and memory.
 #[derive(clap::Args)]
 pub struct Args {
     /// Name of the model, or its manifest

@@ -11,6 +11,7 @@ use super::length::{Length, LengthArgs};
 use super::weights::{self, WeightArgs};
 use crate::choices::{Attention, Budget, Decoder, Dtype, History};
 use crate::manifest;
+use crate::steps::Steps;
 
 /// Makes a video of a prompt.
 #[derive(clap::Args)]
@@ -146,20 +147,5 @@ impl FromStr for PromptAt {
             text.split_once(':').and_then(|(block, text)| Some((block.parse().ok()?, text)));
         let (block, prompt) = parts.ok_or("expected BLOCK:TEXT, such as 4:night falls")?;
         Ok(Self { block, text: prompt.trim().to_owned() })
-    }
-}
-
-/// Numbers with commas between them; none is a list that the library refuses.
-#[derive(Clone, Debug)]
-struct Steps(Vec<u32>);
-
-impl FromStr for Steps {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let steps = text.split(',').map(str::trim).filter(|step| !step.is_empty());
-        let parse =
-            |step: &str| step.parse().map_err(|_| format!("{step:?} is not a whole number"));
-        steps.map(parse).collect::<Result<_, _>>().map(Self)
     }
 }
