@@ -203,7 +203,7 @@ fn what_is_there_is_overwritten_only_by_force() {
 }
 
 /// Arguments after the prompt, the exit code, and what the message must hold.
-const BAD: [(&[&str], i32, &[&str]); 20] = [
+const BAD: [(&[&str], i32, &[&str]); 21] = [
     (&["--model", "nope"], 1, &["nope", "pocket", "self-forcing-1.3b"]),
     (&["--model", "nope.toml"], 1, &["nope.toml", "No such file"]),
     (&["--model", "self-forcing-1.3b"], 1, &["self_forcing_dmd.pt", "Wan2.1_VAE.pth", "fetch"]),
@@ -220,6 +220,7 @@ const BAD: [(&[&str], i32, &[&str]); 20] = [
     (&["--decoder", "tiny"], 1, &["decoder", "got Tiny", "pocket has files for [Full]"]),
     (&["--weights-dit", "none.pt"], 1, &["none.pt", "No such file"]),
     (&["--device", "gpu"], 2, &["device", "gpu", "cuda:N"]),
+    (&["--devices", "cpu,cpu"], 1, &["devices", "got 2", "at most 1"]),
     (&["--prompt-at", "9:x", "--blocks", "2"], 1, &["prompt-at", "block 9", "0 to 1"]),
     (&["-o", "out.mp4"], 1, &["output", "out.mp4", ".y4m"]),
     (&["-o", "a-%0999999d.png"], 1, &["output", "a-%0999999d.png", "frame-%05d.png"]),
@@ -352,6 +353,54 @@ fn ways_to_use_gpus_are_compared() {
     assert_eq!(reason, "12 heads cannot be shared equally by 5 GPUs");
     for line in [reason, "most frames: ", "soonest answer: ", "enough for 16 frames/s: "] {
         assert!(text.contains(line), "no {line:?} in {text}");
+    }
+}
+
+/// Ticks and bytes by the timetable: at width 2 blocks start three ticks apart, and in two of three
+/// ticks each of two blocks of 3 frames of 4 tokens gives the other its keys and values.
+#[test]
+fn how_fast_a_model_is_here_is_measured() {
+    let scratch = Scratch::new();
+    let args = ["bench", "--random-weights", "--size", "32x32", "--blocks", "2"];
+    let args = [&args[..], &["--devices", "cpu,cpu", "--widths", "1,2"]].concat();
+    let rows = scratch.json(&[&args[..], &["--json"]].concat());
+    let numbers = |key: &str| -> Vec<u64> {
+        rows.as_array().unwrap().iter().map(|row| row[key].as_u64().unwrap()).collect()
+    };
+    let (layers, dim, tokens) = (6, 128, 3 * 4);
+    let kv = 2 * tokens * dim * size_of::<f32>() as u64;
+    assert_eq!(numbers("width"), [1, 2]);
+    assert_eq!(numbers("ticks_per_block"), [5, 3]);
+    assert_eq!(numbers("exchanged_bytes_per_block"), [0, 2 * 2 * layers * kv]);
+    for row in rows.as_array().unwrap() {
+        for key in
+            ["denoised_frames_per_second", "decoded_frames_per_second", "first_frame_seconds"]
+        {
+            assert!(row[key].as_f64().unwrap() > 0.0, "{key} in {row}");
+        }
+        for policy in ["in-flight", "next-block", "recache", "cut"] {
+            assert!(row["prompts"][policy]["seconds"].as_f64().unwrap() > 0.0, "{policy} in {row}");
+        }
+    }
+    let text = scratch.run(&args);
+    let text = String::from_utf8(text.stdout).unwrap();
+    for word in ["denoised/s", "cpu,cpu", "(1.00x)", "recache", "in-flight to cut: milliseconds"] {
+        assert!(text.contains(word), "no {word:?} in {text}");
+    }
+}
+
+#[test]
+fn what_cannot_be_measured_is_named() {
+    for (args, code, expected) in [
+        (["--widths", "6"], 1, "1 to 5"),
+        (["--widths", "two"], 2, "whole number"),
+        (["--blocks", "0"], 2, "1..=10000"),
+        (["--devices", "abacus"], 2, "cuda:N"),
+        (["--model", "self-forcing-1.3b"], 1, "fetch"),
+    ] {
+        let done = Scratch::new().run(&[&["bench"], &args[..]].concat());
+        assert_eq!(done.status.code(), Some(code), "{args:?}: {}", stderr(&done));
+        assert!(stderr(&done).contains(expected), "{args:?}: {}", stderr(&done));
     }
 }
 

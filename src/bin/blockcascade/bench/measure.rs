@@ -5,11 +5,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use candle_core::{DType, Device, Tensor};
-use gstblockcascade::generator::{Controls, Frame, FrameSize, Generator, GeneratorConfig, Parts};
+use gstblockcascade::cascade::PromptPolicy;
+use gstblockcascade::generator::{
+    Controls, Frame, FrameSize, Generator, GeneratorConfig, Parts, Prompt, PromptChange,
+};
 use gstblockcascade::model::{FrameDecoder, Interrupt};
 
 /// What a stream shows, and what it changes to.
 const PROMPTS: [&str; 2] = ["a red ball bounces on a beach", "a blue cube spins in the snow"];
+/// The ways in which a prompt can take over.
+pub const POLICIES: [(&str, PromptPolicy); 4] = [
+    ("in-flight", PromptPolicy::InFlight),
+    ("next-block", PromptPolicy::NextBlock),
+    ("recache", PromptPolicy::Recache),
+    ("cut", PromptPolicy::Cut),
+];
 /// Latent frames that are decoded before the clock starts.
 const WARM: usize = 2;
 /// Latent frames whose decoding is timed.
@@ -27,7 +37,8 @@ pub struct Row {
     /// Frames a second of the whole.
     pub delivered: f64,
     pub first_frame: Duration,
-    pub prompt: PromptLatency,
+    /// In the order of [`POLICIES`].
+    pub prompts: [PromptLatency; POLICIES.len()],
     /// Of a block, in the middle of the stream.
     pub ticks: u64,
     pub exchanged_bytes: u64,
@@ -36,7 +47,7 @@ pub struct Row {
 }
 
 /// From a new prompt to its first frame.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct PromptLatency {
     pub time: Duration,
     /// Frames of the old prompt that came in between.
@@ -66,7 +77,7 @@ pub fn row(width: usize, config: &GeneratorConfig, parts: &Parts, blocks: u64) -
         )?,
         delivered,
         first_frame: stream.first_frame,
-        prompt: stream.prompt_latency()?,
+        prompts: stream.prompt_latencies()?,
         ticks: cost.ticks,
         exchanged_bytes: cost.exchanged_bytes,
         memory_bytes: memory(),
@@ -106,9 +117,22 @@ impl Stream {
         Ok((blocks * self.block) as f64 / begun.elapsed().as_secs_f64())
     }
 
-    fn prompt_latency(&mut self) -> Result<PromptLatency> {
+    /// Of one prompt after the other, the cascade full again before each.
+    fn prompt_latencies(&mut self) -> Result<[PromptLatency; POLICIES.len()]> {
+        let mut latencies = [PromptLatency::default(); POLICIES.len()];
+        for (number, latency) in latencies.iter_mut().enumerate() {
+            let text = PROMPTS[(number + 1) % PROMPTS.len()];
+            *latency = self.prompt_latency(text, POLICIES[number].1)?;
+            self.skip(self.fill * self.block)?;
+        }
+        Ok(latencies)
+    }
+
+    fn prompt_latency(&mut self, text: &str, policy: PromptPolicy) -> Result<PromptLatency> {
+        let change = Some(PromptChange { policy, ..PromptChange::default() });
         let begun = Instant::now();
-        let id = self.generator.controls().set_prompt(PROMPTS[1]);
+        let prompt = Prompt { change, ..text.into() };
+        let id = self.generator.controls().set_prompt(prompt);
         let mut frames = 0;
         while read(&mut self.generator)?.prompt.id < id {
             frames += 1;
