@@ -2,7 +2,7 @@
 
     python -m eval.evaluate --out OUT                      # 200 held-out prompts, sequential
     python -m eval.evaluate --out OUT --width 3
-    python -m eval.evaluate --out OUT --matrix             # all widths, causal too
+    python -m eval.evaluate --out OUT --matrix             # all widths, modes, budgets, histories
     python -m eval.evaluate --out OUT --parts clips changes long
 
 OUT gets results.md, results.json, sheet.png and strip.png.
@@ -28,7 +28,13 @@ from .prompts import Case, case, change
 from .tool import BINARY, Setting, Tool
 
 Array = np.ndarray
-MATRIX = (*(Setting(width) for width in (1, 2, 3, 5)), Setting(5, "causal"))
+MATRIX = (
+    *(Setting(width) for width in (1, 2, 3, 5)),
+    *(Setting(width, "causal") for width in (2, 3, 5)),
+    *(Setting(width, budget="constant") for width in (2, 3, 5)),
+    Setting(5, "causal", "constant"),
+    Setting(4, history="stage-matched"),  # the same at any width
+)
 BARS = {"colour": 0.95, "setting": 0.95, "kind": 0.85, "motion": 0.85}
 CHANGE_BLOCK = 3  # whose first frame is the first of the new prompt
 WITHIN = 24  # frames in which a change has to show; the last half of them is judged

@@ -49,7 +49,7 @@ def judge(clip: Array) -> Verdict:
     hue = colours.name(objects.pixels(found, clip), match.time)
     if hue.verdict:
         found = objects.refined(found, clip, places, hue.verdict, match.time)
-    outline = kinds.name(found)
+    outline = kinds.name(found, away)
     movement = motions.name(found, clip, outline)
     kind, motion = (outline.verdict, movement.verdict) if hue.solid else (None, None)
     return Verdict(match.verdict, match.time, hue.verdict, kind, motion,

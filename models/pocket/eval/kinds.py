@@ -1,4 +1,4 @@
-"""Which of the world's outlines an object has, upright or turning."""
+"""Which of the world's outlines an object has: upright, turning, or cut by a border."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +10,7 @@ from train import shapes
 from train.attributes import KINDS
 from train.world import FPS, PERIOD
 
-from .objects import Track
+from .objects import Track, blur
 
 Array = np.ndarray
 SIDE = 28  # of the square on which masks are compared
@@ -20,6 +20,8 @@ TURN = 360 / (FPS * PERIOD["spinning"])  # degrees a frame
 TURNS = TURN * np.array((-1.4, -1.2, -1.0, -0.8, -0.6, 0.6, 0.8, 1.0, 1.2, 1.4))
 UPRIGHT = 10  # degrees that an object which does not spin may be off
 LEAST = 0.8  # overlap from which on it is a kind
+BLURRED = 0.05  # of the object that is left outside its outline, from which on it has none
+SEEN = (0.35, 0.5, 0.65, 0.8, 0.9, 1.0)  # of an outline, on this side of a border that cuts it
 FRAMES = 16  # of a clip, that are compared
 
 
@@ -31,23 +33,43 @@ class Outline:
     overlap: float
     second: float  # overlap of the next kind
     spin: float  # what turning adds to the overlap
+    blur: float = 0.0  # how much of the object there is outside its outline
 
     @property
     def verdict(self) -> str | None:
-        return self.kind if self.overlap > LEAST else None
+        return self.kind if self.overlap > LEAST and self.blur < BLURRED else None
 
 
 @cache
 def bank() -> Array:
     """`(kinds, turns, SIDE * SIDE)` in 0..1: every outline at every turn."""
-    rows = []
-    fine = np.linspace(-1.5, 1.5, 121, dtype=np.float32)
-    y, x = np.meshgrid(fine, fine, indexing="ij")
+    rows, (y, x) = [], plane()
     for kind in KINDS:
         for angle in np.deg2rad(np.arange(0, 360, STEP)):
             u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
             rows.append(squares(shapes.distance(kind, u, v) < 0, (0.0,), (1.0,))[0])
     return np.stack(rows).reshape(len(KINDS), -1, SIDE * SIDE)
+
+
+@cache
+def cut_bank(side: int) -> Array:
+    """`(kinds, cuts, SIDE * SIDE)`: upright outlines cut on the left, right, top or bottom."""
+    rows, (y, x) = [], plane()
+    along = (x, -x, y, -y)[side]
+    for kind in KINDS:
+        mask = shapes.distance(kind, x, y) < 0
+        first, last = along[mask].min(), along[mask].max()
+        for seen in SEEN:
+            part = mask & (along >= last - seen * (last - first))
+            rows.append(squares(part, (0.0,), (1.0,))[0])
+    return np.stack(rows).reshape(len(KINDS), -1, SIDE * SIDE)
+
+
+def plane() -> tuple[Array, Array]:
+    """Where outlines are drawn."""
+    fine = np.linspace(-1.5, 1.5, 121, dtype=np.float32)
+    y, x = np.meshgrid(fine, fine, indexing="ij")
+    return y, x
 
 
 def squares(mask: Array, shifts: tuple, scales: tuple) -> Array:
@@ -64,27 +86,45 @@ def squares(mask: Array, shifts: tuple, scales: tuple) -> Array:
     return np.stack([ndimage.map_coordinates(soft, p, order=1).ravel() for p in places])
 
 
-def overlaps(mask: Array) -> Array:
-    """`(kinds, turns)`: the best intersection over union, a little shifted and scaled."""
+def overlaps(mask: Array, outlines: Array) -> Array:
+    """`(kinds, turns or cuts)`: the best intersection over union, a little shifted and scaled."""
     forms = squares(mask, (-0.08, 0.0, 0.08), (0.92, 1.0, 1.08))
-    templates = bank().reshape(-1, SIDE * SIDE)
+    templates = outlines.reshape(-1, SIDE * SIDE)
     shared = forms @ templates.T
     # Soft masks: the sum of squares stands for the area.
     union = (forms**2).sum(-1)[:, None] + (templates**2).sum(-1) - shared
-    return (shared / union).max(0).reshape(len(KINDS), -1)
+    return (shared / union).max(0).reshape(outlines.shape[:2])
 
 
-def name(found: Track) -> Outline:
+def name(found: Track, away: Array) -> Outline:
+    """Of the object, and how far each pixel is from the setting `(T, H, W)`."""
     frames = chosen(found)
     if len(frames) < 3:
         return Outline(None, 0.0, 0.0, 0.0)
-    fits = np.stack([overlaps(found.masks[i]) for i in frames])  # (frames, kinds, turns)
-    still, turning = upright(fits), spinning(fits, frames)
+    still, turning = fitting(found, frames)
     best = np.maximum(still, turning)
     order = best.argsort()[::-1]
     kind = int(order[0])
     spin = float(turning[kind] - still[kind])
-    return Outline(KINDS[kind], float(best[kind]), float(best[order[1]]), spin)
+    left = float(np.median([blur(found.masks[i], away[i]) for i in frames]))
+    return Outline(KINDS[kind], float(best[kind]), float(best[order[1]]), spin, left)
+
+
+def fitting(found: Track, frames: Array) -> tuple[Array, Array]:
+    """`(kinds,)` twice: the overlap of an object that stands, and of one that turns."""
+    if found.whole.sum() < 3:
+        # Only what moves straight ahead stays behind a border, and it stands.
+        cut = parts(found, frames)
+        return cut, cut
+    fits = np.stack([overlaps(found.masks[i], bank()) for i in frames])  # (frames, kinds, turns)
+    return upright(fits), spinning(fits, frames)
+
+
+def parts(found: Track, frames: Array) -> Array:
+    """`(kinds,)`: the overlap of an upright object that no border leaves whole."""
+    sides = found.cut[frames].argmax(-1)  # of a whole one any will do
+    fits = [overlaps(found.masks[i], cut_bank(int(side))) for i, side in zip(frames, sides)]
+    return np.median(np.max(fits, axis=-1), axis=0)  # each shows another part
 
 
 def chosen(found: Track) -> Array:

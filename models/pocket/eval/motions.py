@@ -5,18 +5,23 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy import ndimage
 
-from train.world import FPS, PERIOD
+from train import world
+from train.world import FPS, PERIOD, RADIUS
 
 from .kinds import Outline
 from .objects import Track
 
 Array = np.ndarray
-SPEED = {"left": 2.06 / 5, "right": 2.06 / 5, "rising": 1.34 / 4, "falling": 1.34 / 4}  # heights a second
-LAG = 3  # frames between which a step is measured
-STILL = 0.035  # heights that the centre of a spinning or growing object may stray
+STRAIGHT = ("left", "right", "rising", "falling")
+LAG = 4  # frames between which a step is measured: it has to be long beside a pixel
+# Heights that the centre of a spinning or growing object may stray: a heart's goes round with it.
+STILL = 0.22 * max(RADIUS.values())
 SPINS = 0.04  # of overlap, that an outline gains if it is taken to turn
 OVERLAP = 0.92  # that it must reach then
 PACE = (0.55, 1.6)  # of the world's speed
+# Of it, across the way: more for a part, whose middle jumps as points of a star come into sight.
+ASIDE, ASIDE_CUT = 0.4, 2.0
+GROWS = 0.3  # logarithm of how much; the least is 0.37, about the largest size
 LEAST = 0.7  # of a motion's evidence
 
 
@@ -42,7 +47,7 @@ def name(found: Track, clip: Array, outline: Outline) -> Motion:
     if min(np.isfinite(x).sum(), np.isfinite(y).sum()) < LAG:
         return Motion({}, {"seen": len(times) / len(clip)})
     radius = radii(found)
-    scores = {name: straight(found, x, y, name) for name in SPEED}
+    scores = {name: straight(found, x, y, name) for name in STRAIGHT}
     still = stillness(found)
     scores["bouncing"], high = bouncing(x, y)
     scores["circling"], wide = circling(x, y)
@@ -79,15 +84,25 @@ def radii(found: Track) -> Array:
 
 def straight(found: Track, x: Array, y: Array, name: str) -> float:
     """The share of steps that go the way, at about the pace."""
-    along, across = (x, y) if name in ("left", "right") else (y, x)
+    level = name in ("left", "right")
+    along, across = (x, y) if level else (y, x)
     sign = -1 if name in ("left", "rising") else 1
-    steps = (along[LAG:] - along[:-LAG]) * FPS / LAG * sign / SPEED[name]
-    aside = np.abs(across[LAG:] - across[:-LAG]) * FPS / LAG / SPEED[name]
+    pace = speed(name, found.masks.shape) * LAG / FPS
+    steps = (along[LAG:] - along[:-LAG]) * sign / pace
+    aside = np.abs(across[LAG:] - across[:-LAG]) / pace
+    cut = found.cut[:, slice(0, 2) if level else slice(2, 4)].any(-1)
+    most = np.where(cut[LAG:] | cut[:-LAG], ASIDE_CUT, ASIDE)
     known = np.isfinite(steps) & np.isfinite(aside) & (np.abs(steps) < 8)  # not across a border
-    good = (steps > PACE[0]) & (steps < PACE[1]) & (aside < 0.4)
-    if known.sum() < 0.5 * len(steps):
+    good = (steps > PACE[0]) & (steps < PACE[1]) & (aside < most)
+    if known.sum() < 0.4 * len(steps):  # what two runs of frames have, before and after a border
         return 0.0
     return float(good[known].mean())
+
+
+def speed(name: str, shape: tuple[int, int, int]) -> float:
+    """Heights a second, of an object of medium size, in pictures `(T, H, W)`."""
+    way = shape[2] / shape[1] if name in ("left", "right") else 1.0
+    return (way + 2 * RADIUS["medium"]) / PERIOD[name]
 
 
 def stillness(found: Track) -> float:
@@ -111,21 +126,28 @@ def bouncing(x: Array, y: Array) -> tuple[float, float]:
     """How well hops explain the height, and how high they are."""
     t = np.arange(len(y)) / FPS
     spread, best, high = np.nanvar(y), 0.0, 0.0
+    least, most = 0.65 * hop("large"), 1.4 * hop("small")
     for period in PERIOD["bouncing"] * np.linspace(0.75, 1.3, 8):
         for phase in np.arange(0, 1, 0.05):
             u = (t / period + phase) % 1
             (rise, _), left = fitted(y, [-4 * u * (1 - u), np.ones_like(u)])
             fit = 1 - left / max(spread, 1e-9)
-            if fit > best and 0.22 < rise < 0.8:
+            if fit > best and least < rise < most:
                 best, high = fit, float(rise)
     aside = np.nanstd(x)
     return best * float(np.clip(2 - aside / 0.05, 0, 1)), high
 
 
+def hop(size: str) -> float:
+    """How high an object of that size hops."""
+    low, high = (world.bouncing(turn, 0.0, 0.0, RADIUS[size], 1.0) for turn in (0.0, 0.5))
+    return low.y - high.y
+
+
 def circling(x: Array, y: Array) -> tuple[float, float]:
     """How well a round explains the track, and how wide it is."""
     t = np.arange(len(x)) / FPS
-    spread = np.nanvar(x) + np.nanvar(y)
+    spread_x, spread_y = max(np.nanvar(x), 1e-9), max(np.nanvar(y), 1e-9)
     best, wide = 0.0, 0.0
     for period in PERIOD["circling"] * np.linspace(0.7, 1.5, 11):
         w = 2 * np.pi * t / period
@@ -134,7 +156,7 @@ def circling(x: Array, y: Array) -> tuple[float, float]:
         (c, d, _), more = fitted(y, columns)
         across, down = np.hypot(a, b), np.hypot(c, d)
         quadrature = abs(a * d - b * c) / max(across * down, 1e-9)  # 1 if a quarter turn apart
-        fit = 1 - (left + more) / max(spread, 1e-9)
+        fit = 1 - max(left / spread_x, more / spread_y)  # a straight way fits one of the two
         if fit > best and 0.13 < across < 0.42 and 0.11 < down < 0.36 and quadrature > 0.8:
             best, wide = fit, float(across)
     return best, wide
@@ -150,11 +172,11 @@ def growing(radius: Array) -> tuple[float, float]:
     t, spread, best = np.arange(len(size)) / FPS, np.nanvar(size), 0.0
     for period in PERIOD["growing"] * np.linspace(0.75, 1.4, 7):
         for phase in np.arange(0, 1, 0.05):
-            form = np.log(1.05 - 0.45 * np.cos(2 * np.pi * (t / period + phase)))
+            form = np.log(world.growing(t / period + phase, 0.0, 0.0, 1.0, 1.0).radius)
             (scale, _), left = fitted(size, [form, np.ones_like(form)])
             if 0.5 < scale < 1.6:
                 best = max(best, 1 - left / max(spread, 1e-9))
-    return best * (growth > 0.35), growth
+    return best * (growth > GROWS), growth
 
 
 def turning(found: Track, clip: Array) -> tuple[float, float]:

@@ -11,8 +11,9 @@ Array = np.ndarray
 AWAY = 0.045  # from the setting, in sRGB
 SMALLEST = 0.0016  # of the picture, that an object may cover
 LARGEST = 0.30
+RIM = (3, 5)  # pixels from an outline to where a sharp object has ended
 # Where a shadow may lie, and how little of the light it leaves.
-SHADOW_ROWS, SHADOW_LIGHT, SHADOW_TOLERANCE = (0.775, 1.0), 0.5, 0.05
+SHADOW_ROWS, SHADOW_LIGHT, SHADOW_TOLERANCE = (0.76, 1.0), 0.5, 0.05
 LEARNT = 0.3  # of the frames, in which a pixel has to be free of the object
 GLINT = 0.25  # of white, that a highlight adds
 
@@ -139,6 +140,16 @@ def outlined(masks: Array) -> Track:
             edges[i] = np.array(box) / height
             cut[i] = (box[0] <= 1, box[1] >= width - 1, box[2] <= 1, box[3] >= height - 1)
     return Track(masks, edges, cut)
+
+
+def blur(mask: Array, far: Array) -> float:
+    """What is left just outside an outline of the object's distance from the setting."""
+    part = around(mask, RIM[1])
+    mask, far = mask[part], far[part]
+    near, wide = (ndimage.binary_dilation(mask, iterations=n) for n in RIM)
+    outside = far[wide & ~near]
+    # Medians: a shadow lies below alone.
+    return float(np.median(outside) / max(np.median(far[mask]), AWAY)) if len(outside) else 0.0
 
 
 def pixels(found: Track, clip: Array) -> Array:

@@ -21,9 +21,22 @@ class Setting:
 
     width: int = 1
     attention: str = "bidirectional"
+    budget: str = "history"
+    history: str = "clean"
 
     def __str__(self) -> str:
-        return "sequential" if self.width == 1 else f"width {self.width} {self.attention}"
+        if self.history != "clean":
+            return self.history
+        if self.width == 1:
+            return "sequential"
+        budget = "" if self.budget == "history" else f", {self.budget} budget"
+        return f"width {self.width} {self.attention}{budget}"
+
+    def flags(self) -> list[str]:
+        return [
+            "--width", str(self.width), "--attention", self.attention,
+            "--history-budget", self.budget, "--history", self.history,
+        ]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -38,8 +51,7 @@ class Tool:
     ) -> Iterator[np.ndarray]:
         """`count` pictures `(H, W, 3)` in u8; `changes` by the block from which they hold."""
         command = [self.binary, "generate", "-o", "-", "--frames", str(count)]
-        command += ["--seed", str(case.seed), "--width", str(setting.width)]
-        command += ["--attention", setting.attention, *self.extra]
+        command += ["--seed", str(case.seed), *setting.flags(), *self.extra]
         for block, change in (changes or {}).items():
             command += ["--prompt-at", f"{block}:{change.prompt}"]
         with tempfile.TemporaryFile() as log:

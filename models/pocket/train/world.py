@@ -12,8 +12,8 @@ from . import settings, shapes
 from .attributes import VALUES, Scene
 
 FPS = 16
-GROUND = 0.84  # where bouncing things touch it
-RADIUS = {"small": 0.13, "medium": 0.17, "large": 0.215}
+GROUND = 0.89  # where bouncing things touch it
+RADIUS = {"small": 0.18, "medium": 0.23, "large": 0.28}
 COLOUR = {
     "red": (0.88, 0.10, 0.10), "orange": (1.00, 0.48, 0.02), "yellow": (1.00, 0.88, 0.08),
     "green": (0.12, 0.70, 0.18), "cyan": (0.08, 0.82, 0.86), "blue": (0.10, 0.24, 0.92),
@@ -23,8 +23,8 @@ COLOUR = {
 # What the hour does to an object; it stays bright enough to tell its colour.
 TINT = {"day": (1.0, 1.0, 1.0), "dusk": (1.0, 0.92, 0.86), "night": (0.80, 0.82, 0.88)}
 # Seconds that a motion takes to come back to where it was, and where in it a stream starts.
-PERIOD = {"left": 5.0, "right": 5.0, "rising": 4.0, "falling": 4.0, "bouncing": 1.25,
-          "spinning": 3.0, "circling": 3.0, "growing": 3.0}
+PERIOD = {"left": 7.0, "right": 7.0, "rising": 5.5, "falling": 5.5, "bouncing": 1.75,
+          "spinning": 3.5, "circling": 3.5, "growing": 3.5}
 START = {"left": 0.30, "right": 0.30, "rising": 0.30, "falling": 0.30, "bouncing": 0.5,
          "spinning": 0.0, "circling": 0.0, "growing": 0.0}
 LIGHT = np.array((-0.45, -0.66, 0.60), np.float32)
@@ -44,7 +44,7 @@ class Variation:
     @staticmethod
     def random(rng: np.random.Generator) -> "Variation":
         u = rng.uniform(-1, 1, 5)
-        return Variation(0.04 * u[0], 0.04 * u[1], 0.03 * u[2], 1 + 0.05 * u[3], 0.06 * u[4])
+        return Variation(0.012 * u[0], 0.025 * u[1], 0.02 * u[2], 1 + 0.04 * u[3], 0.06 * u[4])
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def bouncing(turn: float, x: float, y: float, radius: float, aspect: float) -> P
     t = turn % 1.0
     high = 4 * t * (1 - t)
     low = GROUND - radius * 0.9
-    return Pose(x, low - high * (low - radius - 0.06), radius, squash=0.22 * max(0.0, 1 - 7 * high))
+    return Pose(x, low - high * (low - radius - 0.02), radius, squash=0.22 * max(0.0, 1 - 7 * high))
 
 
 def spinning(turn: float, x: float, y: float, radius: float, aspect: float) -> Pose:
@@ -204,11 +204,11 @@ def spinning(turn: float, x: float, y: float, radius: float, aspect: float) -> P
 
 def circling(turn: float, x: float, y: float, radius: float, aspect: float) -> Pose:
     angle = 2 * np.pi * turn
-    return Pose(x + 0.26 * np.cos(angle), y + 0.22 * np.sin(angle), 0.9 * radius)
+    return Pose(x + 0.30 * np.cos(angle), y + 0.20 * np.sin(angle), 0.9 * radius)
 
 
 def growing(turn: float, x: float, y: float, radius: float, aspect: float) -> Pose:
-    return Pose(x, y, radius * (1.05 - 0.45 * np.cos(2 * np.pi * turn)))
+    return Pose(x, y, radius * (0.95 - 0.35 * np.cos(2 * np.pi * turn)))
 
 
 MOTIONS = {
