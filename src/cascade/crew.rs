@@ -34,9 +34,10 @@ impl Workers {
         let on_cpu = self.models.iter().filter(|model| model.device().is_cpu()).count();
         let shared =
             || (on_cpu > 1).then(|| available_parallelism().map_or(1, usize::from) / on_cpu);
-        let Some(threads) = self.threads.or_else(shared) else { return Ok(None) };
+        let threads = self.threads.or_else(shared).filter(|_| model.device().is_cpu());
+        let Some(threads) = threads else { return Ok(None) };
         let pool = ThreadPoolBuilder::new().num_threads(threads.max(1)).build();
-        Ok(Some(pool.map_err(Error::wrap)?).filter(|_| model.device().is_cpu()))
+        Ok(Some(pool.map_err(Error::wrap)?))
     }
 }
 

@@ -140,6 +140,7 @@ impl Worker {
 
     /// Forgets the past.
     pub(super) fn forget(&mut self) {
+        self.left.clear(); // there is some if the last tick failed elsewhere
         self.histories.iter_mut().for_each(History::clear);
     }
 

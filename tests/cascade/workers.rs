@@ -7,13 +7,13 @@ use std::thread;
 use std::time::Duration;
 
 use candle_core::{Result, bail};
-use gstblockcascade::cascade::{AttentionMode, BlockCost, Cascade, CleanBlock};
+use gstblockcascade::cascade::{AttentionMode, BlockCost, Cascade, CleanBlock, PromptPolicy};
 use gstblockcascade::model::Interrupt;
 
-use super::case::{Case, STEPS, Subject};
-use super::oracle::numbers;
+use super::case::{Case, FRAMES, STEPS, Subject, Switch};
+use super::oracle::{self, Beat, numbers};
 use super::probe::Probed;
-use super::{cascade, run, toy};
+use super::{cascade, compare, run, toy};
 
 /// Far more than the work takes; a worker that waits for ever is told by it.
 const TIMEOUT: Duration = Duration::from_secs(120);
@@ -133,6 +133,35 @@ fn a_slow_worker_is_waited_for() {
         stubborn(cascade(&slow, &case), &Interrupt::default()).0
     });
     assert!(latents == expected);
+}
+
+/// One worker caches a block while the other fails; then both start anew.
+#[test]
+fn what_a_failed_tick_left_is_forgotten_at_a_cut() {
+    let switch = Switch { policy: PromptPolicy::Cut, tick: 2 };
+    let case = Case { switch: Some(switch), ..case(2, AttentionMode::Bidirectional) };
+    let expected = oracle::run(&toy(), &case).unwrap();
+    let (layers, exchanges) = (toy().model.spec().layers, AtomicUsize::new(0));
+    // Block 1 is in its second tick, in its last layer.
+    let subject = Probed::subject(toy(), move |moment| {
+        let is_its = moment.first_frames == [FRAMES] && moment.seen.is_some();
+        if is_its && exchanges.fetch_add(1, Ordering::SeqCst) + 1 == 2 * layers {
+            bail!("deliberate");
+        }
+        Ok(())
+    });
+    let (mut cascade, interrupt) = (cascade(&subject, &case), Interrupt::default());
+    let mut got = Vec::new();
+    while !cascade.is_finished() {
+        if got.len() == 2 {
+            assert!(cascade.tick(&interrupt).is_err());
+            cascade.set_text(subject.text(1, 2), switch.policy);
+        }
+        let admits = cascade.admits();
+        let clean = cascade.tick(&interrupt).unwrap().map(|block| (block.index, block.latent));
+        got.push(Beat { admits, clean });
+    }
+    compare(&got, &expected, &case);
 }
 
 /// cascade.md 7: each block's keys and values go to every other worker, once a layer.
