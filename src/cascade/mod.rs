@@ -276,6 +276,7 @@ impl Cascade {
             flying: stages.iter().copied().zip(&self.blocks).collect(),
             timesteps: stages.iter().map(timesteps).collect(),
             policy: self.config.history.policy,
+            stagger: self.timetable.stagger(),
             attention: self.config.attention,
             interrupt,
             workers: self.crew.len(),

@@ -31,6 +31,8 @@ pub(super) struct Tick<'a> {
     /// By place, the timestep of each frame.
     pub(super) timesteps: Vec<Vec<f64>>,
     pub(super) policy: HistoryPolicy,
+    /// Ticks between two blocks' starts.
+    pub(super) stagger: usize,
     pub(super) attention: AttentionMode,
     pub(super) interrupt: &'a Interrupt,
     pub(super) link: Link,
@@ -43,7 +45,8 @@ impl Tick<'_> {
     fn owner(&self, place: usize) -> usize {
         match self.policy {
             HistoryPolicy::Clean => (self.flying[place].0.block % self.workers as u64) as usize,
-            HistoryPolicy::StageMatched => self.step(place) % self.workers,
+            // Passes of one tick are a stagger apart: each is another worker's.
+            HistoryPolicy::StageMatched => self.step(place) / self.stagger % self.workers,
         }
     }
 

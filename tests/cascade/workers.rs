@@ -164,6 +164,19 @@ fn what_a_failed_tick_left_is_forgotten_at_a_cut() {
     compare(&got, &expected, &case);
 }
 
+/// Blocks at passes that are a stagger apart are never on one worker while another has none.
+#[test]
+fn passes_of_a_tick_are_spread_over_the_workers() {
+    for (stagger, workers) in [(2, 2), (1, 4)] {
+        let case = Case { steps: STEPS[3], stagger, workers, ..Case::default() }.stage_matched();
+        let subject = Probed::subject(toy(), |moment| {
+            assert_eq!(moment.first_frames.len(), 1, "blocks of one forward");
+            Ok(())
+        });
+        run(&subject, &case).unwrap();
+    }
+}
+
 /// cascade.md 7: each block's keys and values go to every other worker, once a layer.
 #[test]
 fn bytes_that_are_exchanged_follow_the_formula() {
