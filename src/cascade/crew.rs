@@ -112,9 +112,9 @@ impl Crew {
             self.0.iter_mut().filter(|(worker, _)| Some(worker.length()) == length).collect();
         let Some((first, pool)) = workers.first_mut() else { return Ok(()) };
         let left = within(pool.as_ref(), || first.recompute(blocks, timesteps, interrupt))?;
-        let replicas = workers.iter().map(|(worker, _)| worker.replica(&left));
-        let replicas = replicas.collect::<Result<Vec<_>>>()?;
-        workers.iter_mut().zip(replicas).for_each(|((worker, _), kv)| worker.replace(kv));
+        let moved = workers.iter().map(|(worker, _)| worker.on_its_device(&left));
+        let moved = moved.collect::<Result<Vec<_>>>()?;
+        workers.iter_mut().zip(moved).for_each(|((worker, _), kv)| worker.replace(kv));
         Ok(())
     }
 }

@@ -173,7 +173,7 @@ impl Worker {
     }
 
     /// Such keys and values on this device.
-    pub(super) fn replica(&self, blocks: &[Vec<Kv>]) -> Result<Vec<Vec<Kv>>> {
+    pub(super) fn on_its_device(&self, blocks: &[Vec<Kv>]) -> Result<Vec<Vec<Kv>>> {
         let here = |kv: &Kv| link::on(kv, self.device());
         blocks.iter().map(|layers| layers.iter().map(here).collect()).collect()
     }
