@@ -1,9 +1,9 @@
 //! Arithmetic on CPU slices, compiled for several instruction sets and dispatched at run time.
 //!
-//! Plain loops that the compiler vectorises; `pulp` picks the widest set that the machine has.
+//! Mostly plain loops that the compiler vectorises; `pulp` picks the widest set that the machine has.
 
 use candle_core::{DType, Result, Storage, Tensor, bail};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Arch, Scalar128b, Simd, WithSimd};
 use rayon::prelude::*;
 
 /// Numbers that one task of the thread pool takes: in and out together fit a core's second-level
@@ -49,9 +49,41 @@ pub fn silu(x: f32) -> f32 {
     x / (1.0 + exp(-x))
 }
 
+/// Runs `op` as compiled for the best instruction set that there is; where none is known, four numbers
+/// at a time, as every x86-64 can.
+#[inline]
+pub fn dispatch<Op: WithSimd>(op: Op) -> Op::Output {
+    match Arch::new() {
+        #[cfg(target_arch = "x86_64")]
+        Arch::Scalar => Scalar128b.vectorize(op),
+        arch => arch.dispatch(op),
+    }
+}
+
+/// Numbers in a vector of [`dispatch`].
+pub fn lanes() -> usize {
+    struct Lanes;
+    impl WithSimd for Lanes {
+        type Output = usize;
+
+        fn with_simd<S: Simd>(self, _simd: S) -> usize {
+            S::F32_LANES
+        }
+    }
+    dispatch(Lanes)
+}
+
+/// `a * b + c`, rounded once where the machine can.
+#[inline(always)]
+pub fn multiply_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::f32s {
+    // Where a processor has no such instruction, the one of `pulp` is a call for each number.
+    let has_none = cfg!(target_arch = "x86_64") && S::F32_LANES <= Scalar128b::F32_LANES;
+    if has_none { simd.add_f32s(simd.mul_f32s(a, b), c) } else { simd.mul_add_e_f32s(a, b, c) }
+}
+
 /// Applies `f` to every element; `f` should be `#[inline(always)]`.
 pub fn map(xs: &Tensor, f: impl Fn(f32) -> f32 + Sync + Copy) -> Result<Tensor> {
-    map_runs(xs, TASK, |src, dst| Arch::new().dispatch(Map { src, dst, f }))
+    map_runs(xs, TASK, |src, dst| dispatch(Map { src, dst, f }))
 }
 
 /// `silu(x / max(|x|, 1e-12) * sqrt(channels) * gamma)` over the last dimension of `xs`; `gamma` is
@@ -63,7 +95,7 @@ pub fn rms_norm_silu(xs: &Tensor, gamma: &Tensor) -> Result<Tensor> {
     }
     with_slice(gamma, |gamma| {
         let run = TASK.next_multiple_of(channels);
-        map_runs(xs, run, |src, dst| Arch::new().dispatch(NormSilu { src, dst, gamma }))
+        map_runs(xs, run, |src, dst| dispatch(NormSilu { src, dst, gamma }))
     })
 }
 
@@ -104,31 +136,36 @@ struct NormSilu<'a> {
 impl WithSimd for NormSilu<'_> {
     type Output = ();
 
+    /// Pixel by pixel, then all that is still in the first-level cache at once: a pixel may have fewer
+    /// numbers than pay for a loop of their own.
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
+    fn with_simd<S: Simd>(self, simd: S) {
+        const HOT: usize = 2048;
         let channels = self.gamma.len();
-        let root = (channels as f32).sqrt();
-        let pixels = self.src.chunks_exact(channels).zip(self.dst.chunks_exact_mut(channels));
-        for (x, y) in pixels {
-            let scale = root / sum_of_squares(x).sqrt().max(MIN_NORM);
-            for ((y, &x), &gamma) in y.iter_mut().zip(x).zip(self.gamma) {
-                *y = silu(x * scale * gamma);
-            }
+        let run = HOT.next_multiple_of(channels);
+        for (src, dst) in self.src.chunks(run).zip(self.dst.chunks_mut(run)) {
+            let pixels = src.chunks_exact(channels).zip(dst.chunks_exact_mut(channels));
+            pixels.for_each(|(x, y)| normalise(simd, x, self.gamma, y));
+            dst.iter_mut().for_each(|y| *y = silu(*y));
         }
     }
 }
 
-/// Sixteen partial sums, so that the loop has no dependency between neighbours.
+/// `y = x / max(|x|, 1e-12) * sqrt(channels) * gamma` for one pixel.
 #[inline(always)]
-fn sum_of_squares(xs: &[f32]) -> f32 {
-    let (chunks, rest) = xs.as_chunks::<16>();
-    let mut lanes = [0f32; 16];
-    for chunk in chunks {
-        for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane += x * x;
-        }
+fn normalise<S: Simd>(simd: S, x: &[f32], gamma: &[f32], y: &mut [f32]) {
+    let ((xs, x_rest), (gammas, gamma_rest)) = (S::as_simd_f32s(x), S::as_simd_f32s(gamma));
+    let squares = xs.iter().fold(simd.splat_f32s(0.0), |sum, &x| multiply_add(simd, x, x, sum));
+    let squares = simd.reduce_sum_f32s(squares) + x_rest.iter().map(|x| x * x).sum::<f32>();
+    let scale = (x.len() as f32).sqrt() / squares.sqrt().max(MIN_NORM);
+    let (ys, y_rest) = S::as_mut_simd_f32s(y);
+    let scales = simd.splat_f32s(scale);
+    for ((y, &x), &gamma) in ys.iter_mut().zip(xs).zip(gammas) {
+        *y = simd.mul_f32s(simd.mul_f32s(x, scales), gamma);
     }
-    lanes.iter().sum::<f32>() + rest.iter().map(|&x| x * x).sum::<f32>()
+    for ((y, &x), &gamma) in y_rest.iter_mut().zip(x_rest).zip(gamma_rest) {
+        *y = x * scale * gamma;
+    }
 }
 
 /// Whether the fast paths of this crate take `x`: f32 in the host's memory.

@@ -4,12 +4,12 @@
 //! from as many pieces as there are; the heads' results are put beside each other at the end.
 
 use candle_core::{Device, Result, Tensor};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use super::Kv;
 use crate::layers::matmul::{Into, Matrix, multiply};
-use crate::layers::simd::{exp, with_slice};
+use crate::layers::simd::{dispatch, exp, with_slice};
 
 /// Queries of a task at most, and keys of a tile: the more queries, the fewer times keys are
 /// brought into gemm's order; scores of a tile still fit a core's second-level cache.
@@ -136,7 +136,6 @@ impl Scratch {
     }
 
     fn attend(&mut self, sizes: &Sizes, head: usize, keys: &[Piece<'_>]) -> Result<()> {
-        let arch = Arch::new();
         let (d, row) = (sizes.d, sizes.heads * sizes.d);
         for (index, piece) in keys.iter().enumerate() {
             for start in (0..piece.tokens).step_by(KEYS) {
@@ -148,7 +147,7 @@ impl Scratch {
                 if index + 1 == keys.len() && start + tokens == piece.tokens {
                     self.add_to_column(tokens - 1, sizes.last_bias);
                 }
-                arch.dispatch(Weigh { scratch: self, tokens, d });
+                dispatch(Weigh { scratch: self, tokens, d });
                 let p = Matrix::new(&self.scores, self.rows, tokens, KEYS)?;
                 let v = Matrix::new(&piece.v[at..], tokens, d, row)?;
                 multiply(&mut self.sum, d, Into::Add, p, v)?;

@@ -2,13 +2,18 @@
 //!
 //! A convolution never sees the future: output frame `t` looks at input frames up to `t`, and what it
 //! needs of the frames before this call is handed in as `past`. Two paths compute the same: `plain`
-//! is made of candle's operators, runs anywhere and is the specification; `implicit_gemm` serves f32
+//! is made of candle's operators, runs anywhere and is the specification; `direct` serves f32
 //! on the CPU. Which of the two is settled at load.
 
-mod implicit_gemm;
+mod direct;
+mod packed;
+mod padded;
+mod panel;
 mod plain;
 
-use candle_core::{IndexOp, Result, Tensor, bail};
+use candle_core::{Result, Tensor, bail};
+
+use self::packed::Packed;
 
 use super::simd::is_host_f32;
 
@@ -67,8 +72,8 @@ pub struct Conv {
 enum Kernel {
     /// `(out, in, rows, columns)` for each frame of the kernel.
     Plain(Vec<Tensor>),
-    /// `(frames, rows, columns * in, out)`.
-    Gemm(Tensor),
+    /// Laid out for the path that reads windows in place.
+    Direct(Packed),
 }
 
 /// Sizes of a kernel.
@@ -92,7 +97,7 @@ struct Input<'a> {
 impl Conv {
     /// From a PyTorch kernel, `(out, in, frames, rows, columns)`, and its bias, `(out,)`.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, geometry: Geometry) -> Result<Self> {
-        let kernel = if is_host_f32(weight) { pack } else { plain::taps };
+        let kernel = if is_host_f32(weight) { direct } else { plain };
         Self::with_kernel(weight, bias, geometry, kernel)
     }
 
@@ -100,7 +105,7 @@ impl Conv {
         weight: &Tensor,
         bias: Option<&Tensor>,
         geometry: Geometry,
-        kernel: fn(&Tensor) -> Result<Kernel>,
+        kernel: fn(&Tensor, &Geometry) -> Result<Kernel>,
     ) -> Result<Self> {
         let (outputs, inputs, frames, rows, cols) = weight.dims5()?;
         if weight.elem_count() == 0
@@ -114,7 +119,7 @@ impl Conv {
         };
         let shape = Shape { inputs, outputs, frames, rows, cols };
         let activation = Activation::default();
-        Ok(Self { kernel: kernel(weight)?, shape, bias, geometry, activation })
+        Ok(Self { kernel: kernel(weight, &geometry)?, shape, bias, geometry, activation })
     }
 
     /// The same convolution, followed by `activation`.
@@ -144,7 +149,7 @@ impl Conv {
         let extent = self.extent(&input)?;
         match &self.kernel {
             Kernel::Plain(taps) => plain::forward(self, taps, input, &extent),
-            Kernel::Gemm(weight) => implicit_gemm::forward(self, weight, input, &extent),
+            Kernel::Direct(packed) => direct::forward(self, packed, input, &extent),
         }
     }
 
@@ -169,7 +174,6 @@ impl Conv {
             frames: steps(zeros + past + frames, self.shape.frames, frame_stride)?,
             height: steps(padded(height), self.shape.rows, stride)?,
             width: steps(padded(width), self.shape.cols, stride)?,
-            padded_width: padded(width),
         };
         match input.residual {
             Some(residual) if residual.dims() != self.output_shape(&extent) => {
@@ -194,8 +198,6 @@ struct Extent {
     frames: usize,
     height: usize,
     width: usize,
-    /// Columns of an input row once enlarged and padded.
-    padded_width: usize,
 }
 
 /// How many windows of `kernel` fit into `len`, `stride` apart.
@@ -206,16 +208,12 @@ fn steps(len: usize, kernel: usize, stride: usize) -> Result<usize> {
     }
 }
 
-/// `(out, in, frames, rows, columns)` to `(frames, rows, columns * in, out)`.
-fn pack(weight: &Tensor) -> Result<Kernel> {
-    let (outputs, inputs, frames, rows, cols) = weight.dims5()?;
-    let shape = (frames, rows, cols * inputs, outputs);
-    // One number in place of all, which a network gets that is only asked for its shapes, stays one.
-    if weight.stride().iter().all(|&stride| stride == 0) {
-        return Ok(Kernel::Gemm(weight.i((0, 0, 0, 0, 0))?.broadcast_as(shape)?));
-    }
-    let packed = weight.permute((2, 3, 4, 1, 0))?.contiguous()?;
-    Ok(Kernel::Gemm(packed.reshape(shape)?))
+fn direct(weight: &Tensor, geometry: &Geometry) -> Result<Kernel> {
+    Packed::new(weight, geometry).map(Kernel::Direct)
+}
+
+fn plain(weight: &Tensor, _: &Geometry) -> Result<Kernel> {
+    plain::taps(weight).map(Kernel::Plain)
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@
 
 use candle_core::{Result, Tensor};
 
-use super::{Activation, Conv, Extent, Geometry, Input, Kernel};
+use super::{Activation, Conv, Extent, Geometry, Input};
 
 /// `(out, in, frames, rows, columns)` to one `(out, in, rows, columns)` for each frame.
-pub(super) fn taps(weight: &Tensor) -> Result<Kernel> {
+pub(super) fn taps(weight: &Tensor) -> Result<Vec<Tensor>> {
     let taps = (0..weight.dim(2)?).map(|j| weight.narrow(2, j, 1)?.squeeze(2)?.contiguous());
-    Ok(Kernel::Plain(taps.collect::<Result<_>>()?))
+    taps.collect()
 }
 
 pub(super) fn forward(

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use crate::layers::numbers::normal;
 
-use super::{Activation, Conv, Geometry, Kernel, pack, plain};
+use super::{Activation, Conv, Geometry, Kernel, direct, plain};
 
 /// One case: sizes of the kernel and of the input.
 #[derive(Clone, Debug)]
@@ -57,7 +57,7 @@ fn relative_difference(case: &Case) -> Result<f32> {
         0 => None,
         frames => Some(normal(4, &[frames, size.0, size.1, channels.0])),
     };
-    let outputs = [plain::taps, pack].map(|kernel| {
+    let outputs = [plain, direct].map(|kernel| {
         let conv = Conv::with_kernel(&weight, Some(&bias), geometry, kernel)?.then(case.activation);
         let ys = conv.forward(past.as_ref(), &xs)?;
         if !case.residual {
@@ -101,6 +101,31 @@ fn fast_path_equals_plain_path_over_many_tiles() -> Result<()> {
     Ok(())
 }
 
+/// Each input pixel doubled along both sides, under a 3x3 kernel: a path of its own.
+#[test]
+fn doubled_pixels_have_kernels_of_their_own() -> Result<()> {
+    for (frames, channels, size) in
+        [(1, (16, 8), (56, 96)), (1, (5, 3), (3, 4)), (2, (7, 33), (9, 5))]
+    {
+        let case = Case {
+            kernel: (frames, 3),
+            channels,
+            geometry: Geometry { enlarge: 2, ..Geometry::same(3) }.causal(frames),
+            past: frames - 1,
+            frames: 3,
+            size,
+            activation: Activation::Relu,
+            residual: true,
+        };
+        let weight = normal(1, &[channels.1, channels.0, frames, 3, 3]);
+        let Kernel::Direct(packed) = direct(&weight, &case.geometry)? else { panic!("not packed") };
+        assert_eq!((packed.phases, packed.rows, packed.cols), (2, 2, 2));
+        let difference = relative_difference(&case)?;
+        assert!(difference <= 1e-5, "{case:?}: {difference}");
+    }
+    Ok(())
+}
+
 #[test]
 fn wrong_shapes_are_errors() -> Result<()> {
     let conv = Conv::new(&normal(0, &[2, 3, 1, 3, 3]), None, Geometry::POINTWISE)?;
@@ -119,8 +144,8 @@ fn wrong_shapes_are_errors() -> Result<()> {
 fn one_number_in_place_of_all_weights() -> Result<()> {
     let one = Tensor::new(0.5f32, &Device::Cpu)?.broadcast_as((2, 3, 1, 3, 3))?;
     let conv = Conv::new(&one, None, Geometry::same(3))?;
-    let Kernel::Gemm(packed) = &conv.kernel else { panic!("not packed") };
-    assert!(packed.stride().iter().all(|&stride| stride == 0));
+    let Kernel::Direct(packed) = &conv.kernel else { panic!("not packed") };
+    assert!(packed.weight.stride().iter().all(|&stride| stride == 0));
     let xs = normal(7, &[1, 4, 5, 3]);
     let all = Conv::new(&one.contiguous()?, None, Geometry::same(3))?;
     let values = |ys: Tensor| ys.flatten_all()?.to_vec1::<f32>();
