@@ -9,8 +9,9 @@ mod inspect;
 mod models;
 mod networks;
 mod plan;
+mod preset;
 mod roles;
-mod steps;
+mod view;
 
 use std::io::{self, Write};
 use std::process::ExitCode;

@@ -6,9 +6,10 @@ use anyhow::Result;
 use gstblockcascade::device::{DeviceSpec, Devices};
 use gstblockcascade::generator::{FrameSize, GeneratorConfig};
 
-use crate::choices::{Attention, Budget, Decoder, Dtype, History};
+use crate::choices::{Decoder, Dtype};
 use crate::generate::weights::{self, WeightArgs};
 use crate::manifest;
+use crate::view::ViewArgs;
 
 /// Measures how fast a model is here: denoised, decoded and delivered frames a second, how long the
 /// first frame and a new prompt take, what workers exchange, and memory.
@@ -44,15 +45,8 @@ pub struct Args {
     /// Number format of weights and activations
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
-    /// What blocks in flight see of each other
-    #[arg(long, value_enum, default_value_t)]
-    attention: Attention,
-    /// What a block reads of older ones
-    #[arg(long, value_enum, default_value_t)]
-    history: History,
-    /// Whether blocks in flight come on top of the window or count against it
-    #[arg(long, value_enum, default_value_t)]
-    history_budget: Budget,
+    #[command(flatten)]
+    view: ViewArgs,
     // Last, because what follows a group of flags would be listed under its heading.
     #[command(flatten)]
     weights: WeightArgs,
@@ -62,18 +56,15 @@ impl Args {
     /// The settings of each row, checked, with its width.
     pub fn configs(&self) -> Result<Vec<(usize, GeneratorConfig)>> {
         let model = manifest(&self.model)?;
-        let base = GeneratorConfig {
+        let base = self.view.applied(GeneratorConfig {
             weights: self.weights.source(),
             decoder_device: self.decoder_device,
             threads: self.threads,
             dtype: self.dtype.into(),
             decoder: self.decoder.into(),
             size: self.size,
-            attention: self.attention.into(),
-            history_policy: self.history.into(),
-            history_budget: self.history_budget.into(),
             ..GeneratorConfig::new(model)
-        };
+        });
         let config = |&cascade_width: &usize| {
             let devices = self.devices.first_of(cascade_width);
             let config = GeneratorConfig { devices, cascade_width, ..base.clone() };

@@ -64,17 +64,16 @@ pub fn row(width: usize, config: &GeneratorConfig, parts: &Parts, blocks: u64) -
     let denoised = still.frames_per_second(blocks)?;
     let cost = still.generator.controls().timing().cost;
     drop(still);
+    // Before a stream runs that denoises: it goes on until its queues are full.
+    let decoder_device = config.decoder_device.map_or(Ok(Device::Cpu), |device| device.open())?;
+    let decoded = decoded(&parts, size, &decoder_device)?;
     let mut stream = Stream::new(config, parts.clone())?;
     let delivered = stream.frames_per_second(blocks)?;
     Ok(Row {
         width,
         devices: config.devices.to_string(),
         denoised,
-        decoded: decoded(
-            &parts,
-            size,
-            &config.decoder_device.map_or(Ok(Device::Cpu), |d| d.open())?,
-        )?,
+        decoded,
         delivered,
         first_frame: stream.first_frame,
         prompts: stream.prompt_latencies()?,

@@ -9,9 +9,10 @@ use gstblockcascade::generator::{FrameSize, GeneratorConfig, Prompt};
 
 use super::length::{Length, LengthArgs};
 use super::weights::{self, WeightArgs};
-use crate::choices::{Attention, Budget, Decoder, Dtype, History};
+use crate::choices::{Decoder, Dtype};
 use crate::manifest;
-use crate::steps::Steps;
+use crate::preset::PresetArgs;
+use crate::view::ViewArgs;
 
 /// Makes a video of a prompt.
 #[derive(clap::Args)]
@@ -67,38 +68,19 @@ struct CascadeArgs {
     /// Blocks in flight at most, up to one more than there are steps; 1 makes them one by one
     #[arg(long, value_name = "N", default_value_t = 1)]
     width: usize,
-    /// What blocks in flight see of each other
-    #[arg(long, value_enum, default_value_t)]
-    attention: Attention,
-    /// What a block reads of older ones
-    #[arg(long, value_enum, default_value_t)]
-    history: History,
-    /// Whether blocks in flight come on top of the window or count against it
-    #[arg(long, value_enum, default_value_t)]
-    history_budget: Budget,
-    /// Most recent clean blocks that a block sees [default: the model's]
-    #[arg(long, value_name = "N")]
-    window: Option<usize>,
-    /// First blocks, seen by all others [default: the model's]
-    #[arg(long, value_name = "N")]
-    sink: Option<usize>,
-    /// Falling denoising steps of 0 to 1000 [default: the model's]
-    #[arg(long, value_name = "N,N,...")]
-    steps: Option<Steps>,
+    #[command(flatten)]
+    view: ViewArgs,
+    #[command(flatten)]
+    preset: PresetArgs,
 }
 
 impl Args {
     /// The settings, checked, and the length of the stream.
     pub fn config(&self) -> Result<(GeneratorConfig, Length)> {
         let mut model = manifest(&self.model)?;
-        let preset = &mut model.preset;
-        preset.window = self.cascade.window.unwrap_or(preset.window);
-        preset.sink = self.cascade.sink.unwrap_or(preset.sink);
-        if let Some(Steps(steps)) = &self.cascade.steps {
-            preset.denoising_steps.clone_from(steps);
-        }
-        let length = self.length.resolve(preset)?;
-        let config = GeneratorConfig {
+        self.cascade.preset.apply(&mut model.preset);
+        let length = self.length.resolve(&model.preset)?;
+        let config = self.cascade.view.applied(GeneratorConfig {
             weights: self.weights.source(),
             devices: self.devices.clone(),
             decoder_device: self.decoder_device,
@@ -107,14 +89,11 @@ impl Args {
             decoder: self.decoder.into(),
             size: self.size,
             cascade_width: self.cascade.width,
-            attention: self.cascade.attention.into(),
-            history_policy: self.cascade.history.into(),
-            history_budget: self.cascade.history_budget.into(),
             prompt: self.prompt.clone(),
             seed: self.seed,
             blocks: Some(length.blocks),
             ..GeneratorConfig::new(model)
-        };
+        });
         config.validate()?;
         weights::check(&config)?;
         Ok((config, length))

@@ -26,7 +26,7 @@ use self::forward::Network;
 use self::rates::{Format, Gpu, RateArgs, Rates};
 use self::strategy::{Forecast, Strategy};
 use crate::choices::Decoder;
-use crate::steps::Steps;
+use crate::preset::PresetArgs;
 use crate::{manifest, print};
 
 /// Most GPUs that are planned for: a few machines.
@@ -50,15 +50,8 @@ pub struct Args {
     /// Size of the frames, in multiples of 16 [default: the model's]
     #[arg(long, value_name = "WxH")]
     size: Option<FrameSize>,
-    /// Most recent clean blocks that a block sees [default: the model's]
-    #[arg(long, value_name = "N")]
-    window: Option<usize>,
-    /// First blocks, seen by all others [default: the model's]
-    #[arg(long, value_name = "N")]
-    sink: Option<usize>,
-    /// Falling denoising steps of 0 to 1000 [default: the model's]
-    #[arg(long, value_name = "N,N,...")]
-    steps: Option<Steps>,
+    #[command(flatten)]
+    preset: PresetArgs,
     /// Which network makes frames of latents
     #[arg(long, value_enum, default_value_t)]
     decoder: Decoder,
@@ -102,12 +95,7 @@ impl Args {
     /// The model with this command's settings, checked as those of `generate` are.
     fn config(&self) -> Result<GeneratorConfig> {
         let mut model = manifest(&self.model)?;
-        let preset = &mut model.preset;
-        preset.window = self.window.unwrap_or(preset.window);
-        preset.sink = self.sink.unwrap_or(preset.sink);
-        if let Some(Steps(steps)) = &self.steps {
-            preset.denoising_steps.clone_from(steps);
-        }
+        self.preset.apply(&mut model.preset);
         let (decoder, size) = (self.decoder.into(), self.size);
         let config = GeneratorConfig { decoder, size, ..GeneratorConfig::new(model) };
         config.validate()?;
