@@ -135,17 +135,22 @@ def long(tool: Tool, setting: Setting, count: int, minutes: float) -> list[dict[
             last.append(frame)
             if number % EDGE == 0:
                 progress(f"{setting}: stream {index + 1} of {count}, {number / FPS:.0f} s")
-        results.append({"prompt": one.prompt, "first": end(first, one), "last": end(last, one)})
+        ends = {"first": end(first, one, 0), "last": end(last, one, total - EDGE)}
+        results.append({"prompt": one.prompt, **ends})
     return results
 
 
-def end(frames: list[Array] | deque[Array], case: Case) -> dict[str, Any]:
-    """What is right, by windows, and how it looks."""
+def end(frames: list[Array] | deque[Array], case: Case, at: int) -> dict[str, Any]:
+    """What is right, by windows, and how it looks, from frame `at` of the stream on."""
     clip = np.stack(list(frames))
     windows = [clip[at : at + WINDOW] for at in range(0, len(clip) - WINDOW + 1, WINDOW)]
     rights = [judge(window).right(case.scene) for window in windows]
     means = {n: float(np.mean([r[n] for r in rights])) for n in ATTRIBUTES}
-    return means | {"contrast": measure.contrast(clip), "sharpness": measure.sharpness(clip)}
+    across, beside = measure.jumps(clip, at)
+    return means | {
+        "contrast": measure.contrast(clip), "sharpness": measure.sharpness(clip),
+        "jump at block boundaries": across / max(beside, 1e-9),
+    }  # fmt: skip
 
 
 def table(results: list[Clips]) -> str:
@@ -184,7 +189,7 @@ def long_table(results: list[dict[str, Any]], minutes: float) -> str:
     lines = [f"| {len(results)} streams of {minutes:g} minutes | first 10 s | last 10 s | left |", "|---|---|---|---|"]
     means = {
         n: [float(np.mean([r[e][n] for r in results])) for e in ("first", "last")]
-        for n in (*ATTRIBUTES, "contrast", "sharpness")
+        for n in (*ATTRIBUTES, "contrast", "sharpness", "jump at block boundaries")
     }
     means = {"all right": list(np.mean([means[n] for n in ATTRIBUTES], axis=0)), **means}
     for name, (first, last) in means.items():

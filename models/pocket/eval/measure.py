@@ -19,10 +19,12 @@ def steps(clip: Array) -> Array:
     ])  # fmt: skip
 
 
-def jumps(clip: Array) -> tuple[float, float]:
-    """Mean step across a block boundary, and of its neighbours inside blocks."""
+def jumps(clip: Array, first: int = 0) -> tuple[float, float]:
+    """Mean step across a block boundary, and of its neighbours inside blocks; `first` is where the clip
+    starts in its stream."""
     all_steps, across, beside = steps(clip), [], []
-    boundaries = {block_start(b) - 1 for b in range(1, len(clip) // LATER + 2)}
+    blocks = range(1, (first + len(clip)) // LATER + 2)
+    boundaries = {at for b in blocks if (at := block_start(b) - 1 - first) >= 0}
     for at in sorted(b for b in boundaries if b < len(all_steps)):
         across.append(all_steps[at])
         near = range(max(0, at - BESIDE), min(len(all_steps), at + BESIDE + 1))
