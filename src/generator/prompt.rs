@@ -115,13 +115,14 @@ impl Desk {
         self.changed.notify_all();
     }
 
-    /// Schedules the text of now for the first block, unless another one is.
+    /// Schedules the text of now for the first block, unless another one is: that of a prompt that
+    /// came just before, or that of a stream before this one.
     pub(super) fn start(&self) {
         let mut state = self.lock();
-        state.soon = None;
+        let soon = state.soon.take();
         if !state.scheduled.contains_key(&0) {
             let text = state.current.clone();
-            let slot = state.slot(text, None);
+            let slot = soon.unwrap_or_else(|| state.slot(text, None));
             state.scheduled.insert(0, slot);
         }
         self.changed.notify_all();
@@ -262,6 +263,16 @@ mod tests {
         assert!(desk.due(None).unwrap().is_none());
         assert_eq!(due(&desk, 3), Some(2.0));
         assert_eq!(due(&desk, 9), Some(4.0));
+    }
+
+    #[test]
+    fn a_prompt_that_came_before_the_start_is_the_first_one() {
+        let desk = Desk::new("of the configuration".into());
+        let id = desk.submit("three".into());
+        desk.start();
+        encode(&desk);
+        let first = desk.due(Some(0)).unwrap().unwrap();
+        assert_eq!((first.prompt.id, first.prompt.text.as_str()), (id, "three"));
     }
 
     #[test]
