@@ -130,10 +130,15 @@ impl Air {
         }
     }
 
-    /// Something went wrong: for pages and the terminal.
-    pub fn tell(&self, trouble: &str) {
+    /// Something went wrong: for pages.
+    pub fn inform(&self, trouble: String) {
+        let _ = self.news.send(News::Trouble(trouble)); // nobody may be there
+    }
+
+    /// For pages and the terminal.
+    fn tell(&self, trouble: String) {
         eprintln!("{trouble}");
-        let _ = self.news.send(News::Trouble(trouble.into())); // nobody may be there
+        self.inform(trouble);
     }
 
     /// Prompts shown so far, the last one first.
@@ -202,7 +207,7 @@ impl Air {
         for message in bus.iter_timed(gst::ClockTime::NONE) {
             match message.view() {
                 gst::MessageView::Error(error) => self.recover(error, &mut recoveries)?,
-                gst::MessageView::Warning(warning) => self.tell(&warning.error().to_string()),
+                gst::MessageView::Warning(warning) => self.tell(warning.error().to_string()),
                 gst::MessageView::Eos(_) => bail!("the source has ended"),
                 gst::MessageView::Latency(_) => drop(self.pipeline.recalculate_latency()),
                 gst::MessageView::Element(element) => {
@@ -232,7 +237,7 @@ impl Air {
         if !has_begun || !recoveries.take(Instant::now()) {
             bail!("{reason}");
         }
-        self.tell(&format!("{reason}; starting again"));
+        self.tell(format!("{reason}; starting again"));
         self.play();
         Ok(())
     }

@@ -23,7 +23,7 @@ const IDEAS = {
 const picture = $("picture");
 
 /** What is known of the stream, whatever line it came by. */
-const show = { asked: new Map(), nextId: 1, shown: [], due: null, history: [], at: -1, draft: "", trusted: true };
+const show = { asked: new Map(), nextId: 1, shown: [], due: null, history: [], ideas: [], at: -1, draft: "", trusted: true };
 
 // ---- The line: one WebSocket and one peer connection, made anew whenever either fails.
 
@@ -42,12 +42,19 @@ function connect() {
 function lose(reason) {
   const { socket, peer } = line;
   line = null;
+  if (document.body.dataset.link === "live") keepStill();
   socket.close();
   peer?.close();
   const pause = PAUSES[Math.min(failures++, PAUSES.length - 1)];
   for (const id of show.asked.keys()) forget(id);
   away(reason || (failures > 1 ? "No answer. Still trying." : "The picture is gone. Trying again."));
   retry = setTimeout(connect, pause);
+}
+
+/** The picture as it was last: a connection takes its own along. */
+function keepStill() {
+  [$("still").width, $("still").height] = [picture.videoWidth, picture.videoHeight];
+  $("still").getContext("2d").drawImage(picture, 0, 0);
 }
 
 function say(message) {
@@ -81,8 +88,9 @@ const hearing = {
     $("prompt").maxLength = longest;
     show.trusted = !guarded;
     show.history = history;
+    show.ideas = IDEAS[model] ?? [];
+    listHistory();
     if (history.length > 0) onAir(history[0]);
-    listIdeas(IDEAS[model] ?? []);
     const token = sessionStorage.getItem("token");
     if (guarded && token) say({ type: "token", token });
     allow();
@@ -104,7 +112,7 @@ const hearing = {
     mine.peer = peer;
     peer.ontrack = ({ track, receiver }) => {
       receiver.jitterBufferTarget = 0; // as live as it can be
-      picture.srcObject = new MediaStream([track]);
+      picture.srcObject = mine.stream = new MediaStream([track]);
       picture.play().catch(() => {}); // where it may not, it starts with the first touch
     };
     peer.onicecandidate = ({ candidate }) =>
@@ -223,21 +231,22 @@ function tell(text) {
 function allow() {
   const able = show.trusted && document.body.dataset.link === "live";
   $("unlock").hidden = show.trusted;
-  $("ask").hidden = !show.trusted;
-  for (const form of [$("ask"), $("again")]) for (const part of form.elements) if (part.type === "submit") part.disabled = !able;
+  for (const id of ["ask", "how", "again"]) $(id).hidden = !show.trusted;
+  $("again").querySelector("button").disabled = !able;
   for (const button of document.querySelectorAll("#history button, #ideas button")) button.disabled = !able;
 }
 
 function listHistory() {
   const texts = show.history;
   const now = [...$("history").querySelectorAll("button")].map((button) => button.textContent);
-  if (now.length === texts.length && now.every((text, at) => text === texts[at])) return;
+  if (now.length > 0 && now.length === texts.length && now.every((text, at) => text === texts[at])) return;
   $("history").replaceChildren(...texts.map((text, at) => {
     const item = document.createElement("li");
     if (at === 0) item.setAttribute("aria-current", "true");
     item.append(button(text));
     return item;
   }));
+  listIdeas(show.ideas.filter((idea) => !texts.includes(idea)));
   allow();
 }
 
@@ -290,8 +299,7 @@ $("again").onsubmit = (event) => {
   if (seed !== null && !(Number.isInteger(seed) && seed >= 0 && seed < 2 ** 32)) {
     return tell("A seed is a whole number from 0 to 4294967295, or nothing.");
   }
-  tell("");
-  say({ type: "restart", seed });
+  tell(say({ type: "restart", seed }) ? "" : "Not sent: there is no connection now.");
 };
 
 $("how").onsubmit = (event) => event.preventDefault();
@@ -322,7 +330,7 @@ document.addEventListener("pointerdown", () => picture.paused && picture.play().
 function watchFrames() {
   picture.requestVideoFrameCallback((now, { rtpTimestamp: rtp, width, height }) => {
     if (width) document.querySelector(".stage").style.setProperty("--ratio", `${width} / ${height}`);
-    live();
+    if (line?.stream && line.stream === picture.srcObject) live(); // and not what is left of another one
     if (rtp !== undefined) show.shown.push({ now, rtp });
     if (show.shown.length > 64) show.shown.shift();
     settle();
@@ -331,7 +339,7 @@ function watchFrames() {
   });
 }
 if (picture.requestVideoFrameCallback) watchFrames();
-else picture.ontimeupdate = live;
+else picture.ontimeupdate = () => line?.stream && live();
 
 let glowed = 0;
 

@@ -85,7 +85,7 @@ async fn run(options: &Options) -> anyhow::Result<()> {
         signal = interrupted() => signal.context("cannot wait for signals"),
     };
     if let Err(error) = &ended {
-        air.tell(&format!("{error:#}"));
+        air.inform(format!("{error:#}"));
     }
     pulse.abort();
     air.stop();

@@ -93,10 +93,14 @@ fn rtp_time(offset: u32, time: gst::ClockTime) -> u32 {
     offset.wrapping_add(ticks as u32) // timestamps go round
 }
 
-/// The media's sockets are where the page is; by itself, they are at every address.
+/// The media's sockets are where the page is, and no router is asked to open a port; by itself, they
+/// are at every address, and it is.
 fn listen_at(peer: &gst::Element, address: IpAddr) {
+    let agent = peer.property::<glib::Object>("ice-agent");
+    if agent.has_property("agent") {
+        agent.property::<glib::Object>("agent").set_property("upnp", false);
+    }
     if !address.is_unspecified() {
-        let agent = peer.property::<glib::Object>("ice-agent");
         agent.emit_by_name::<bool>("add-local-ip-address", &[&address.to_string()]);
     }
 }

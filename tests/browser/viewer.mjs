@@ -81,7 +81,7 @@ export class Viewer {
     await until(`${place} on the picture`, async () => {
       seen = await this.ground();
       return seen.every((value, c) => Math.abs(value - PLACES[place].ground[c]) < TOLERANCE);
-    }, () => `its ground is ${seen.map(Math.round)}, expected ${PLACES[place].ground}`);
+    }, async () => `its ground is ${seen.map(Math.round)}, expected ${PLACES[place].ground}; ${await this.state()}`);
   }
 
   async moves() {
@@ -91,6 +91,9 @@ export class Viewer {
 
   says = (selector, expected) =>
     until(`${selector}: ${expected}`, async () => (await this.text(selector)).match(expected), () => this.text(selector));
+
+  /** What the page says of itself. */
+  state = async () => (await Promise.all(["#link", "#prompt-now", "#told"].map(this.text))).join(", ");
 
   async ask(text) {
     await this.page.fill("#prompt", text);
