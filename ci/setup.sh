@@ -1,11 +1,11 @@
 #!/bin/sh
-# ci/setup.sh [PROGRAM...]
+# ci/setup.sh [PACKAGE...]
 # Installs what a fresh Debian or Ubuntu lacks to build this crate: GStreamer's headers and tools, a C
-# toolchain, Rust; and programs whose packages are called as they are. Installs only what is missing,
-# and says nothing where nothing is.
+# toolchain, Rust; and the packages named, unless there is a program called as they are. Installs only
+# what is missing, and says nothing where nothing is.
 set -eu
 
-programs=$*
+packages_named=$*
 
 RUST=1.92
 
@@ -32,9 +32,13 @@ lacking() {
     command -v gst-inspect-1.0 >/dev/null || echo gstreamer1.0-tools
     plugin || echo gstreamer1.0-plugins-base
     command -v cargo >/dev/null || command -v curl >/dev/null || echo curl ca-certificates
-    for program in $programs; do
-        command -v "$program" >/dev/null || echo "$program"
+    for package in $packages_named; do
+        command -v "$package" >/dev/null || installed "$package" || echo "$package"
     done
+}
+
+installed() {
+    [ "$(dpkg-query --show --showformat='${db:Status-Status}' "$1" 2>/dev/null)" = installed ]
 }
 
 header() {

@@ -90,7 +90,7 @@ deny() {
     fi
 }
 
-step "what the machine lacks" ci/setup.sh valgrind
+step "what the machine lacks" ci/setup.sh valgrind libgstreamer-plugins-bad1.0-dev
 step "format" cargo fmt --check
 step "who may name whom" ci/arrows.sh
 step "lints, generator only" lint --no-default-features
@@ -102,6 +102,7 @@ step "documentation" document
 step "tests, generator only" cargo test --release --no-default-features
 step "tests, all that builds without CUDA" cargo test --release --features hub
 step "examples" run_examples
+step "the page in a browser" ci/browser.sh
 step "the README's first command" first_command
 step "the plugin loads" load_plugin
 step "the plugin leaks nothing" look_for_leaks
