@@ -1,11 +1,12 @@
 #!/bin/sh
 # pipelines/hls.sh FOLDER ["a prompt" [SECONDS]]
 # Writes a live playlist and its segments of two seconds, for any web server; the last ten are kept.
-# Type a prompt and press Enter to change the picture. MODEL and SEED may be set.
+# Type a prompt and press Enter to change the picture. MODEL, SEED, BITRATE and PRESET may be set.
 . "$(dirname "$0")/plugin.sh"
 
 folder=${1:?"usage: $0 FOLDER [PROMPT [SECONDS]]"} prompt=${2:-} seconds=${3:-}
 check_seconds "$seconds"
+check_encoder
 mkdir -p "$folder" 2>/dev/null
 if [ ! -d "$folder" ] || [ ! -w "$folder" ]; then
     stop "got $folder, expected a folder that can be written"
