@@ -18,5 +18,6 @@ echo "serve by: python3 -m http.server 8000 --directory $(quoted "$folder")"
 echo "watch by: gst-launch-1.0 playbin uri=http://localhost:8000/live.m3u8"
 # The segments' name is a format: a % of the folder's own is doubled.
 segments=$(printf '%s' "$folder" | sed 's/%/%%/g')/%05d.ts
-on_air "$prompt" "$seconds" hlssink2 target-duration=2 location="$(quoted "$segments")" \
+# shellcheck disable=SC2086 # a line of words
+on_air "$prompt" "$seconds" $AIR_H264 ! hlssink2 target-duration=2 location="$(quoted "$segments")" \
     playlist-location="$(quoted "$folder/live.m3u8")"

@@ -47,24 +47,24 @@ play() {
     exec gst-launch-1.0 -e "$@"
 }
 
-# show WORD...: as a line, but for what is `secret`.
+# show WORD...: as a line, with `shown` in place of what is `secret`.
+# shellcheck disable=SC2154 # both are set by the scripts beside
 show() {
     line=$*
-    [ -z "${secret:-}" ] || line="${line%%"$secret"*}${secret%/*}/KEY${line#*"$secret"}"
+    [ -z "${secret:-}" ] || line="${line%%"$secret"*}$shown${line#*"$secret"}"
     echo "$line"
 }
 
-# on_air PROMPT SECONDS PIPELINE...: a live stream of H.264 into the pipeline; what is typed while it
-# runs is the next prompt. Without SECONDS it goes on until Ctrl-C. With `--` in the pipeline, what is
+# on_air PROMPT SECONDS PIPELINE...: live pictures into the pipeline; what is typed while it runs is the
+# next prompt. Without SECONDS it goes on until Ctrl-C. With `--` in the pipeline, what is
 # behind it is started again when it fails, as blockcascade-relay does it.
 on_air() {
     prompt=$(quoted "$1") buffers=$(frames "${2:-}")
     shift 2
     echo "type prompts, one a line; Ctrl-C ends the stream"
-    # shellcheck disable=SC2086 # a line of words
     set -- fdsrc ! text/x-raw,format=utf8 ! src.prompt \
         blockcascadesrc name=src is-live=true underrun-policy=repeat model="${MODEL:-pocket}" \
-        seed="${SEED:--1}" num-buffers="$buffers" prompt="$prompt" ! queue ! $AIR_H264 ! "$@"
+        seed="${SEED:--1}" num-buffers="$buffers" prompt="$prompt" ! queue ! "$@"
     case " $* " in
     *" -- "*) show blockcascade-relay "$@" && exec "$built/blockcascade-relay" "$@" ;;
     *) play "$@" ;;

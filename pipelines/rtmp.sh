@@ -13,12 +13,13 @@ rtmp://?*/?*/?* | rtmps://?*/?*/?*) ;;
 esac
 check_seconds "$seconds"
 check_encoder
-secret=$url
+secret="location=$(quoted "$url")" shown="location=$(quoted "${url%/*}/KEY")"
 build
 need x264enc gstreamer1.0-plugins-ugly flvmux gstreamer1.0-plugins-good rtmp2sink gstreamer1.0-plugins-bad \
     voaacenc gstreamer1.0-plugins-bad audiotestsrc gstreamer1.0-plugins-base
-on_air "$prompt" "$seconds" appsink name=video \
+# shellcheck disable=SC2086 # a line of words
+on_air "$prompt" "$seconds" $AIR_H264 ! appsink name=video \
     audiotestsrc wave=silence is-live=true samplesperbuffer=480 ! audio/x-raw,rate=48000,channels=2 ! \
     voaacenc ! appsink name=audio \
     -- appsrc name=video ! mux.video appsrc name=audio ! mux.audio flvmux name=mux streamable=true ! \
-    rtmp2sink sync=false location="$(quoted "$url")"
+    rtmp2sink sync=false "$secret"

@@ -23,5 +23,6 @@ t=0 0
 m=video $port RTP/AVP 96
 a=rtpmap:96 H264/90000
 SDP
-on_air "$prompt" "$seconds" rtph264pay pt=96 aggregate-mode=zero-latency ! \
+# shellcheck disable=SC2086 # a line of words
+on_air "$prompt" "$seconds" $AIR_H264 ! rtph264pay pt=96 aggregate-mode=zero-latency ! \
     udpsink host="$(quoted "$host")" port="$port"

@@ -25,5 +25,6 @@ srt://:* | *mode=listener*)
     echo "sending to $uri, where somebody must listen already"
     echo "watch by: gst-launch-1.0 playbin uri=srt://:$port" ;;
 esac
-on_air "$prompt" "$seconds" mpegtsmux alignment="$PACKETS" ! \
+# shellcheck disable=SC2086 # a line of words
+on_air "$prompt" "$seconds" $AIR_H264 ! mpegtsmux alignment="$PACKETS" ! \
     srtsink uri="$(quoted "$uri")" wait-for-connection=false

@@ -1,7 +1,6 @@
 //! The pipeline that sends, from one start to its end.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -11,8 +10,8 @@ use gstreamer::prelude::*;
 use crate::gate::Entrances;
 use crate::maker::{of_kind, parse, reason};
 
-/// What may wait to be sent. Beyond, nobody takes it any more.
-const PATIENCE: gst::ClockTime = gst::ClockTime::from_seconds(5);
+/// Who takes nothing for so long, though there is as much to send, is not there any more.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last of a stream may take to leave.
 const FAREWELL: gst::ClockTime = gst::ClockTime::from_seconds(5);
 /// Whoever takes a stream for so long has accepted it.
@@ -23,8 +22,17 @@ pub struct Connection {
     pipeline: gst::Pipeline,
     bus: gst::Bus,
     entrances: Entrances,
-    /// When the sink had done with its first buffer.
-    accepted: Arc<OnceLock<Instant>>,
+    progress: Arc<Mutex<Progress>>,
+}
+
+/// What the sink's thread tells.
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    /// When it came to its second buffer: it had done with the first one then.
+    accepted: Option<Instant>,
+    /// When it came to a buffer last, or was started.
+    last: Instant,
+    has_first: bool,
 }
 
 impl Connection {
@@ -41,24 +49,32 @@ impl Connection {
         };
         let entrances = Arc::new(streams.iter().map(entrance).collect::<Result<_>>()?);
         let bus = pipeline.bus().context("a pipeline has a bus")?;
-        let connection = Self { pipeline, bus, entrances, accepted: Arc::default() };
+        let progress = Progress { accepted: None, last: Instant::now(), has_first: false };
+        let progress = Arc::new(Mutex::new(progress));
+        let connection = Self { pipeline, bus, entrances, progress };
         connection.watch_sink();
         let _ = connection.pipeline.set_state(gst::State::Playing); // its bus tells of a failure
         Ok(connection)
     }
 
-    /// The sink has done with a buffer when the next one reaches it.
     fn watch_sink(&self) {
         let sinks = self.pipeline.iterate_sinks().into_iter().flatten();
         for pad in sinks.filter_map(|sink| sink.static_pad("sink")) {
-            let (accepted, arrived) = (self.accepted.clone(), AtomicU64::new(0));
+            let progress = self.progress.clone();
             pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-                if arrived.fetch_add(1, Ordering::Relaxed) > 0 {
-                    accepted.get_or_init(Instant::now);
+                let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+                progress.last = Instant::now();
+                if std::mem::replace(&mut progress.has_first, true) {
+                    let last = progress.last;
+                    progress.accepted.get_or_insert(last);
                 }
                 gst::PadProbeReturn::Ok
             });
         }
+    }
+
+    fn progress(&self) -> Progress {
+        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn entrances(&self) -> Entrances {
@@ -66,7 +82,7 @@ impl Connection {
     }
 
     pub fn is_steady(&self) -> bool {
-        self.accepted.get().is_some_and(|accepted| accepted.elapsed() >= STEADY)
+        self.progress().accepted.is_some_and(|accepted| accepted.elapsed() >= STEADY)
     }
 
     /// Why it sends no more.
@@ -76,13 +92,17 @@ impl Connection {
         match message.as_ref().map(|message| message.view()) {
             Some(gst::MessageView::Error(error)) => Some(reason(error)),
             Some(_) => Some("it ended".into()),
-            None => self.is_stuck().then(|| format!("nothing is taken for {PATIENCE:.0}")),
+            None => {
+                self.is_stuck().then(|| format!("nothing is taken for {} s", PATIENCE.as_secs()))
+            }
         }
     }
 
+    /// Streams may wait for each other, and wait long where one is late.
     fn is_stuck(&self) -> bool {
         let level = |entrance: &gst::Element| entrance.property::<u64>("current-level-time");
-        self.entrances.values().any(|entrance| level(entrance) > PATIENCE.nseconds())
+        let is_full = |entrance| u128::from(level(entrance)) > PATIENCE.as_nanos();
+        self.progress().last.elapsed() > PATIENCE && self.entrances.values().any(is_full)
     }
 
     /// Sends what it has, and says good-bye.

@@ -55,7 +55,7 @@ fn run(words: &[String]) -> Result<()> {
     }
     sender.finish();
     let (sent, dropped) = gate.counts();
-    println!("{sent} pictures sent, {dropped} dropped off the air; {}", maker.statistics());
+    println!("{sent} pictures sent, {dropped} dropped off the air{}", maker.statistics());
     Ok(())
 }
 

@@ -90,11 +90,15 @@ impl Maker {
         Ok(message)
     }
 
-    /// What the sources say of themselves.
+    /// What the sources made.
     pub fn statistics(&self) -> String {
         let sources = of_kind(&self.pipeline, SOURCE);
-        let lines = sources.iter().map(|source| source.property::<gst::Structure>("stats"));
-        lines.map(|stats| stats.to_string()).collect::<Vec<_>>().join("\n")
+        let lines = sources.iter().map(|source| {
+            let stats = source.property::<gst::Structure>("stats");
+            let count = |name| stats.get::<u64>(name).unwrap_or_default();
+            format!("; {} frames made, {} repeated", count("frames"), count("repeated"))
+        });
+        lines.collect()
     }
 }
 
@@ -107,7 +111,9 @@ impl Drop for Maker {
 pub fn parse(words: &[String]) -> Result<gst::Pipeline> {
     let words: Vec<_> = words.iter().map(String::as_str).collect();
     let parsed = gst::parse::launchv(&words)?;
-    parsed.downcast().map_err(|element| anyhow::anyhow!("got {}, expected a pipeline", element.name()))
+    parsed
+        .downcast()
+        .map_err(|element| anyhow::anyhow!("got {}, expected a pipeline", element.name()))
 }
 
 pub fn of_kind(pipeline: &gst::Pipeline, factory: &str) -> Vec<gst::Element> {
@@ -136,6 +142,8 @@ fn pass_on(sink: &gst::Element, gate: Arc<Gate>) {
 
 /// The answer to a prompt, for whoever typed it.
 fn applied(fields: &gst::StructureRef) -> Option<String> {
-    let (text, frame) = (fields.get::<String>("text").ok()?, fields.get::<u64>("frame").ok()?);
-    (fields.name() == PROMPT_APPLIED).then(|| format!("from frame {frame} on: {text}"))
+    let (text, frame) = (fields.get::<&str>("text").ok()?, fields.get::<u64>("frame").ok()?);
+    let after = fields.get::<gst::ClockTime>("latency").ok()?;
+    (fields.name() == PROMPT_APPLIED)
+        .then(|| format!("from frame {frame} on, {:.1} s later: {text}", after.seconds_f64()))
 }
