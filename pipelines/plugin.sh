@@ -56,8 +56,8 @@ show() {
 }
 
 # on_air PROMPT SECONDS PIPELINE...: live pictures into the pipeline; what is typed while it runs is the
-# next prompt. Without SECONDS it goes on until Ctrl-C. With `--` in the pipeline, what is
-# behind it is started again when it fails, as blockcascade-relay does it.
+# next prompt. Without SECONDS it goes on until Ctrl-C. What is behind a `--` is started again when it
+# fails, as blockcascade-relay does it.
 on_air() {
     prompt=$(quoted "$1") buffers=$(frames "${2:-}")
     shift 2
@@ -65,16 +65,20 @@ on_air() {
     set -- fdsrc ! text/x-raw,format=utf8 ! src.prompt \
         blockcascadesrc name=src is-live=true underrun-policy=repeat model="${MODEL:-pocket}" \
         seed="${SEED:--1}" num-buffers="$buffers" prompt="$prompt" ! queue ! "$@"
-    case " $* " in
-    *" -- "*) show blockcascade-relay "$@" && exec "$built/blockcascade-relay" "$@" ;;
-    *) play "$@" ;;
-    esac
+    for word; do
+        if [ "$word" = -- ]; then
+            show blockcascade-relay "$@"
+            exec "$built/blockcascade-relay" "$@"
+        fi
+    done
+    play "$@"
 }
 
 # What an H.264 stream is encoded by, for files and for the air: there without delay, and whoever
 # comes late has a picture within two seconds. BITRATE and PRESET are of the air.
-# shellcheck disable=SC2034 # for the scripts beside
+# shellcheck disable=SC2034 # both are for the scripts beside
 FILE_H264="x264enc speed-preset=veryfast key-int-max=32 ! h264parse"
+# shellcheck disable=SC2034
 AIR_H264="x264enc tune=zerolatency speed-preset=${PRESET:-veryfast} key-int-max=32 \
 bitrate=${BITRATE:-2500} ! h264parse config-interval=-1"
 

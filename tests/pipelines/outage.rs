@@ -10,7 +10,7 @@ use crate::script::{Running, script, turn, wait_until};
 use crate::server::Server;
 
 /// Frames of a recording that show that it goes on.
-const ENOUGH: usize = 3 * RATE;
+const ENOUGH: usize = 2 * RATE;
 /// Of the times in an FLV.
 const MILLISECOND: f64 = 0.001;
 /// What a server must wait at most, after it is back.
@@ -107,7 +107,7 @@ fn rtmp_goes_on_after_an_outage_at_a_key_frame() {
     let prompted = broadcast.show(Place::Desert);
     thread::sleep(Duration::from_secs(2));
     broadcast.restart(Duration::from_secs(1), Place::Forest);
-    thread::sleep(Duration::from_secs(4));
+    thread::sleep(Duration::from_secs(5));
     let [sent, dropped] = broadcast.interrupt();
 
     let recordings = broadcast.server.recordings();
