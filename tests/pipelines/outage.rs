@@ -91,7 +91,8 @@ fn check_whole(file: &Path) {
         assert!(increasing, "{packets:?}");
     }
     let [video, audio] = [&video, &audio].map(|packets| packets[packets.len() - 1].0);
-    assert!((video - audio).abs() < 0.5, "{video} s of video, {audio} s of audio");
+    // A crash may take what one of them was late by.
+    assert!((video - audio).abs() < 2.0, "{video} s of video, {audio} s of audio");
 }
 
 fn film(file: &Path) -> Film {
