@@ -34,38 +34,64 @@ install_packages() {
 # Builds the plugin where it is not yet, or not of now, and lets GStreamer find it.
 build() {
     "$root/ci/setup.sh" || exit 1
-    cargo build --release --quiet --lib --manifest-path "$root/Cargo.toml" || stop "the plugin does not build"
-    GST_PLUGIN_PATH="${CARGO_TARGET_DIR:-$root/target}/release${GST_PLUGIN_PATH:+:$GST_PLUGIN_PATH}"
+    cargo build --release --quiet --lib --bin blockcascade-relay --manifest-path "$root/Cargo.toml" ||
+        stop "the plugin does not build"
+    built=${CARGO_TARGET_DIR:-$root/target}/release
+    GST_PLUGIN_PATH="$built${GST_PLUGIN_PATH:+:$GST_PLUGIN_PATH}"
     export GST_PLUGIN_PATH
 }
 
-# play PIPELINE...: shows the line, but for what is `secret`, then runs it; Ctrl-C ends the stream and
-# closes files.
+# play PIPELINE...: shows the line, then runs it; Ctrl-C ends the stream and closes files.
 play() {
-    line=$*
-    [ -z "${secret:-}" ] || line="${line%%"$secret"*}${secret%/*}/KEY${line#*"$secret"}"
-    echo "gst-launch-1.0 -e $line"
+    show "gst-launch-1.0 -e" "$@"
     exec gst-launch-1.0 -e "$@"
 }
 
-# on_air PROMPT SECONDS PIPELINE...: a live stream of H.264 into the pipeline; what is typed while it
-# runs is the next prompt. Without SECONDS it goes on until Ctrl-C.
+# show WORD...: as a line, with `shown` in place of what is `secret`.
+# shellcheck disable=SC2154 # both are set by the scripts beside
+show() {
+    line=$*
+    [ -z "${secret:-}" ] || line="${line%%"$secret"*}$shown${line#*"$secret"}"
+    echo "$line"
+}
+
+# on_air PROMPT SECONDS PIPELINE...: live pictures into the pipeline; what is typed while it runs is the
+# next prompt. Without SECONDS it goes on until Ctrl-C. What is behind a `--` is started again when it
+# fails, as blockcascade-relay does it.
 on_air() {
     prompt=$(quoted "$1") buffers=$(frames "${2:-}")
     shift 2
     echo "type prompts, one a line; Ctrl-C ends the stream"
-    # shellcheck disable=SC2086 # a line of words
-    play blockcascadesrc name=src is-live=true underrun-policy=repeat model="${MODEL:-pocket}" \
-        seed="${SEED:--1}" num-buffers="$buffers" prompt="$prompt" ! queue ! $AIR_H264 ! "$@" \
-        fdsrc ! text/x-raw,format=utf8 ! src.prompt
+    set -- fdsrc ! text/x-raw,format=utf8 ! src.prompt \
+        blockcascadesrc name=src is-live=true underrun-policy=repeat model="${MODEL:-pocket}" \
+        seed="${SEED:--1}" num-buffers="$buffers" prompt="$prompt" ! queue ! "$@"
+    for word; do
+        if [ "$word" = -- ]; then
+            show blockcascade-relay "$@"
+            exec "$built/blockcascade-relay" "$@"
+        fi
+    done
+    play "$@"
 }
 
 # What an H.264 stream is encoded by, for files and for the air: there without delay, and whoever
-# comes late has a picture within two seconds.
-# shellcheck disable=SC2034 # for the scripts beside
+# comes late has a picture within two seconds. BITRATE and PRESET are of the air.
+# shellcheck disable=SC2034 # both are for the scripts beside
 FILE_H264="x264enc speed-preset=veryfast key-int-max=32 ! h264parse"
-AIR_H264="x264enc tune=zerolatency speed-preset=veryfast key-int-max=32 bitrate=2500 ! \
-h264parse config-interval=-1"
+# shellcheck disable=SC2034
+AIR_H264="x264enc tune=zerolatency speed-preset=${PRESET:-veryfast} key-int-max=32 \
+bitrate=${BITRATE:-2500} ! h264parse config-interval=-1"
+
+# Whether BITRATE and PRESET are what the encoder knows.
+check_encoder() {
+    case ${BITRATE:-2500} in
+    *[!0-9]* | 0* | ???????*) stop "got BITRATE=$BITRATE, expected kbit/s, a whole number from 1 to 999999" ;;
+    esac
+    case ${PRESET:-veryfast} in
+    ultrafast | superfast | veryfast | faster | fast | medium | slow | slower | veryslow) ;;
+    *) stop "got PRESET=$PRESET, expected one of x264's, from ultrafast to veryslow" ;;
+    esac
+}
 
 # check_seconds SECONDS: a whole number from 1, or nothing.
 check_seconds() {

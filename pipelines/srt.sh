@@ -1,7 +1,7 @@
 #!/bin/sh
 # pipelines/srt.sh [srt://[HOST]:PORT[?OPTIONS]] ["a prompt" [SECONDS]]
 # MPEG-TS over SRT. Waits for viewers at port 7001, unless the URI names a HOST to send to.
-# Type a prompt and press Enter to change the picture. MODEL and SEED may be set.
+# Type a prompt and press Enter to change the picture. MODEL, SEED, BITRATE and PRESET may be set.
 . "$(dirname "$0")/plugin.sh"
 
 PACKETS=7 # of MPEG-TS in one of SRT
@@ -14,6 +14,7 @@ esac
 port=${uri##*:} port=${port%%\?*}
 check_port "$port"
 check_seconds "$seconds"
+check_encoder
 build
 need x264enc gstreamer1.0-plugins-ugly srtsink gstreamer1.0-plugins-bad mpegtsmux gstreamer1.0-plugins-bad
 case $uri in
@@ -24,5 +25,6 @@ srt://:* | *mode=listener*)
     echo "sending to $uri, where somebody must listen already"
     echo "watch by: gst-launch-1.0 playbin uri=srt://:$port" ;;
 esac
-on_air "$prompt" "$seconds" mpegtsmux alignment="$PACKETS" ! \
+# shellcheck disable=SC2086 # a line of words
+on_air "$prompt" "$seconds" $AIR_H264 ! mpegtsmux alignment="$PACKETS" ! \
     srtsink uri="$(quoted "$uri")" wait-for-connection=false

@@ -10,7 +10,7 @@ const SECONDS: usize = 6;
 const ENOUGH: usize = 2 * RATE;
 
 /// The pipeline that a script says to watch it by, up to the decoder.
-fn receiver(script: &mut Running) -> String {
+pub fn receiver(script: &mut Running) -> String {
     let line = script.line_after("watch by: gst-launch-1.0 ").replace("playbin", "uridecodebin");
     line.split(" ! videoconvert").next().unwrap().into()
 }
@@ -22,7 +22,7 @@ fn rtmp_is_relayed_and_recorded_with_sound() {
     let stream = server.stream();
     let seconds = SECONDS.to_string();
     let mut rtmp = Running::start(script("rtmp.sh", &[&stream, Place::Desert.prompt(), &seconds]));
-    let shown = rtmp.line_after("gst-launch-1.0 -e ");
+    let shown = rtmp.line_after("blockcascade-relay ");
     assert!(
         shown.contains("/KEY") && !shown.contains(&stream),
         "a key is no one's business: {shown}"
@@ -34,10 +34,10 @@ fn rtmp_is_relayed_and_recorded_with_sound() {
 
     rtmp.succeeded();
     let recorded = wait_until("the whole recording", || {
-        Some(Film::of_file(&server.recording())).filter(|film| film.len() == SECONDS * RATE)
+        Some(Film::of_file(&server.recordings()[0])).filter(|film| film.len() == SECONDS * RATE)
     });
     recorded.check(Place::Desert);
-    check_streams(&server.recording(), &["H.264", "MPEG-4 AAC", "Sample rate: 48000"]);
+    check_streams(&server.recordings()[0], &["H.264", "MPEG-4 AAC", "Sample rate: 48000"]);
 }
 
 #[test]

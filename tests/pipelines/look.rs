@@ -3,6 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -155,6 +156,69 @@ impl Film {
         all.sort_by(f64::total_cmp);
         all[all.len() / 2]
     }
+}
+
+/// A stream that is looked at while it plays, as a player shows it.
+#[derive(Debug)]
+pub struct Watch {
+    pipeline: gst::Pipeline,
+    latest: Arc<Mutex<Option<Place>>>,
+}
+
+impl Watch {
+    pub fn start(source: &str) -> Self {
+        gst::init().unwrap();
+        let line = format!(
+            "{source} ! videoconvert ! video/x-raw,format=RGB,width={WIDTH},height={HEIGHT} !
+             fakesink name=sink signal-handoffs=true sync=true"
+        );
+        let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
+        let latest = Arc::new(Mutex::new(None));
+        let seen = latest.clone();
+        pipeline.by_name("sink").unwrap().connect("handoff", false, move |args| {
+            let frame = args[1].get::<gst::Buffer>().unwrap().map_readable().unwrap().to_vec();
+            *seen.lock().unwrap() = Place::of(ground(&[frame]));
+            None
+        });
+        pipeline.set_state(gst::State::Playing).unwrap();
+        Self { pipeline, latest }
+    }
+
+    /// How long it takes until that place is on screen.
+    pub fn wait_for(&self, place: Place) -> Duration {
+        let begun = Instant::now();
+        wait_until(&format!("{place:?}"), || {
+            (*self.latest.lock().unwrap() == Some(place)).then(|| begun.elapsed())
+        })
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.pipeline.set_state(gst::State::Null).ok();
+    }
+}
+
+/// When the packets of a recording's `video` or `audio` are due, and which of them are key frames.
+pub fn packets(file: &Path, stream: &str) -> Vec<(f64, bool)> {
+    gst::init().unwrap();
+    let line = format!(
+        "filesrc location=\"{}\" ! flvdemux name=demux
+         demux.{stream} ! fakesink name=sink signal-handoffs=true",
+        file.display()
+    );
+    let pipeline = gst::parse::launch(&line).unwrap().downcast::<gst::Pipeline>().unwrap();
+    let packets = Arc::new(Mutex::new(Vec::new()));
+    let seen = packets.clone();
+    pipeline.by_name("sink").unwrap().connect("handoff", false, move |args| {
+        let buffer = args[1].get::<gst::Buffer>().unwrap();
+        let is_key = !buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
+        seen.lock().unwrap().push((buffer.pts().unwrap().nseconds() as f64 / 1e9, is_key));
+        None
+    });
+    let end = play_until_told(&pipeline);
+    assert_eq!(end.type_(), gst::MessageType::Eos, "{}: {end:?}", file.display());
+    std::mem::take(&mut *packets.lock().unwrap())
 }
 
 fn play_until_told(pipeline: &gst::Pipeline) -> gst::Message {

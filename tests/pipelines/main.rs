@@ -5,8 +5,13 @@
 #![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod air;
+mod control;
 mod files;
+mod latency;
 mod look;
+mod obs;
+mod outage;
 mod refusals;
+mod relay;
 mod script;
 mod server;

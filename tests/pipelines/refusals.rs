@@ -1,11 +1,13 @@
 //! What a script cannot do, it says at once: before anything is built or installed.
 
+use std::process::Command;
+
 use crate::script::{Running, script, turn};
 
 #[test]
 fn scripts_refuse_what_they_cannot_do() {
     let _turn = turn();
-    let cases: [(&str, &[&str], &str); 17] = [
+    let cases: [(&str, &[&str], &str); 23] = [
         ("play.sh", &[], "usage"),
         ("play.sh", &["a ball", "1.5"], "got 1.5 seconds, expected a whole number"),
         ("record.sh", &["a ball"], "usage"),
@@ -15,6 +17,12 @@ fn scripts_refuse_what_they_cannot_do() {
         ("rtmp.sh", &[], "usage"),
         ("rtmp.sh", &["http://host/live/x"], "got http://host/live/x, expected rtmp://"),
         ("rtmp.sh", &["rtmp://host/live/x", "a ball", "0"], "got 0 seconds"),
+        ("whip.sh", &[], "usage"),
+        ("whip.sh", &["rtmp://host/x"], "got rtmp://host/x, expected http://"),
+        ("whip.sh", &["https://host/x"], "whipclientsink"),
+        ("v4l2.sh", &[], "usage"),
+        ("v4l2.sh", &["/dev/null"], "got /dev/null, expected a device of v4l2loopback"),
+        ("v4l2.sh", &["/dev/video99"], "got /dev/video99, expected a device of v4l2loopback"),
         ("hls.sh", &[], "usage"),
         ("hls.sh", &["/proc/x"], "got /proc/x, expected a folder"),
         ("srt.sh", &["tcp://host:1"], "got tcp://host:1, expected srt://"),
@@ -25,11 +33,40 @@ fn scripts_refuse_what_they_cannot_do() {
         ("rtp.sh", &["nowhere.invalid", "5004"], "got nowhere.invalid, expected a host"),
     ];
     for (name, arguments, expected) in cases {
-        let mut refused = Running::start(script(name, arguments));
-        let status = refused.ended();
-        let complained = refused.complained();
-        assert!(!status.success(), "{name} {arguments:?}");
-        assert!(complained.contains(expected), "{name} {arguments:?}: {complained}");
-        assert_eq!((complained.lines().count(), refused.said().as_str()), (1, ""), "{complained}");
+        check_refused(script(name, arguments), expected);
     }
+}
+
+#[test]
+fn the_air_refuses_what_its_encoder_cannot_do() {
+    let _turn = turn();
+    let scripts: [(&str, &[&str]); 4] = [
+        ("rtmp.sh", &["rtmp://host/live/x"]),
+        ("srt.sh", &[]),
+        ("rtp.sh", &["localhost", "5004"]),
+        ("hls.sh", &["/tmp"]),
+    ];
+    let cases = [
+        ("BITRATE", "2.5M", "got BITRATE=2.5M, expected kbit/s"),
+        ("BITRATE", "0", "got BITRATE=0, expected kbit/s"),
+        ("PRESET", "fastest", "got PRESET=fastest, expected one of x264's"),
+    ];
+    for (name, arguments) in scripts {
+        for (variable, value, expected) in cases {
+            let mut command = script(name, arguments);
+            command.env(variable, value);
+            check_refused(command, expected);
+        }
+    }
+}
+
+/// In one line, before it did anything.
+fn check_refused(command: Command, expected: &str) {
+    let what = format!("{command:?}");
+    let mut refused = Running::start(command);
+    let status = refused.ended();
+    let complained = refused.complained();
+    assert!(!status.success(), "{what}");
+    assert!(complained.contains(expected), "{what}: {complained}");
+    assert_eq!((complained.lines().count(), refused.said().as_str()), (1, ""), "{complained}");
 }

@@ -38,6 +38,14 @@ pub fn shell(line: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
+/// The program that starts a pipeline again, by its own arguments.
+pub fn relay(line: &str) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL"]).arg(env!("CARGO_BIN_EXE_blockcascade-relay"));
+    command.args(line.split_whitespace());
+    command
+}
+
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines").join(name)
 }
@@ -48,6 +56,7 @@ pub fn script(name: &str, arguments: &[&str]) -> Command {
     // Whatever ends this test program ends the script.
     command.args(["--pdeathsig", "KILL"]).arg(path(name)).args(arguments).env("SEED", SEED);
     command.env_remove("DISPLAY").env_remove("WAYLAND_DISPLAY").env_remove("MODEL");
+    command.env_remove("BITRATE").env_remove("PRESET");
     command
 }
 
@@ -77,14 +86,15 @@ impl Running {
         std::fs::read_to_string(self.folder.path().join("err")).unwrap()
     }
 
-    /// The rest of the first line that starts so.
+    /// The rest of the first whole line that starts so.
     pub fn line_after(&mut self, start: &str) -> String {
         wait_until(&format!("{start} of {}", self.name), || {
             let ended = self.child.try_wait().unwrap();
             let said = self.said();
-            let rest = said.lines().find_map(|line| line.strip_prefix(start)).map(String::from);
+            let mut lines = said.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n'));
+            let rest = lines.find_map(|line| line.strip_prefix(start)).map(String::from);
             assert!(rest.is_some() || ended.is_none(), "{self:?}: {}", self.complained());
-            rest.filter(|_| said.contains("gst-launch-1.0 -e"))
+            rest
         })
     }
 

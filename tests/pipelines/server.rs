@@ -17,25 +17,38 @@ pub struct Server {
     folder: TempDir,
     rtmp: u16,
     http: u16,
-    _running: Running,
+    /// Unless it is down.
+    running: Option<Running>,
 }
 
 impl Server {
     pub fn start() -> Self {
-        let root = installed();
         let folder = tempfile::tempdir().unwrap();
         let (rtmp, http) = (free_tcp_port(), free_tcp_port());
-        let configuration = folder.path().join("nginx.conf");
-        let text = configure(&root.join(MODULE), folder.path(), rtmp, http);
-        std::fs::write(&configuration, text).unwrap();
+        let text = configure(&installed().join(MODULE), folder.path(), rtmp, http);
+        std::fs::write(folder.path().join("nginx.conf"), text).unwrap();
+        let mut server = Self { folder, rtmp, http, running: None };
+        server.go_on();
+        server
+    }
+
+    /// Where it was, and until it listens.
+    pub fn go_on(&mut self) {
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL"]).arg(root.join(PROGRAM)).arg("-e");
-        command.arg(folder.path().join("error.log")).arg("-c").arg(configuration);
-        let running = Running::start(command);
-        for port in [rtmp, http] {
+        command.args(["--pdeathsig", "KILL"]).arg(installed().join(PROGRAM)).arg("-e");
+        command
+            .arg(self.folder().join("error.log"))
+            .arg("-c")
+            .arg(self.folder().join("nginx.conf"));
+        self.running = Some(Running::start(command));
+        for port in [self.rtmp, self.http] {
             wait_until("nginx", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
         }
-        Self { folder, rtmp, http, _running: running }
+    }
+
+    /// As a crash does it.
+    pub fn kill(&mut self) {
+        self.running = None;
     }
 
     pub fn folder(&self) -> &Path {
@@ -47,8 +60,13 @@ impl Server {
         format!("rtmp://127.0.0.1:{}/live/pocket", self.rtmp)
     }
 
-    pub fn recording(&self) -> PathBuf {
-        self.folder().join("pocket.flv")
+    /// One of each time that a stream was published, oldest first.
+    pub fn recordings(&self) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(self.folder()).unwrap().map(|entry| entry.unwrap().path());
+        let mut all: Vec<_> =
+            files.filter(|file| file.extension().is_some_and(|end| end == "flv")).collect();
+        all.sort(); // their names have the time
+        all
     }
 
     pub fn page(&self, name: &str) -> String {
@@ -66,7 +84,7 @@ fn configure(module: &Path, folder: &Path, rtmp: u16, http: u16) -> String {
     format!(
         "load_module {module}; daemon off; master_process off; pid {folder}/pid; events {{}}
          rtmp {{ access_log off; server {{ listen 127.0.0.1:{rtmp}; application live {{
-             live on; record all; record_path {folder};
+             live on; record all; record_unique on; record_path {folder};
          }} }} }}
          http {{ access_log off; {scratch} server {{
              listen 127.0.0.1:{http}; root {folder};

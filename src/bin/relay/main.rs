@@ -1,0 +1,76 @@
+//! `blockcascade-relay MAKE... -- SEND...`: two pipelines, of which one may fail.
+//!
+//! MAKE runs once. Each of its appsinks feeds the appsrc of SEND that has its name, with an encoded
+//! stream. When SEND fails, because a server went away, it is started again and goes on at a key frame,
+//! with times that start anew; MAKE never waits for it, and what it makes meanwhile is dropped. A SEND
+//! that has never worked is an error.
+#![allow(clippy::print_stdout)] // what a program is for
+
+mod connection;
+mod gate;
+mod maker;
+mod sender;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use gstreamer as gst;
+
+use gate::Gate;
+use maker::Maker;
+use sender::Sender;
+
+const USAGE: &str = "usage: blockcascade-relay MAKE... -- SEND...";
+/// How often is looked whether a connection failed, or is due again.
+const TICK: Duration = Duration::from_millis(50);
+
+fn main() -> ExitCode {
+    match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("blockcascade-relay: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(words: &[String]) -> Result<()> {
+    let (make, send) = split(words).context(USAGE)?;
+    gst::init()?;
+    let interrupts = count_interrupts()?;
+    let gate = Arc::new(Gate::default());
+    let maker = Maker::new(make, &gate).context("what makes")?;
+    let mut sender = Sender::new(send, &maker, gate.clone())?;
+    maker.start()?;
+    while !maker.has_ended(TICK)? {
+        match interrupts.load(Ordering::Relaxed) {
+            0 => {}
+            1 => maker.end(),
+            _ => bail!("interrupted twice: the end was not waited for"),
+        }
+        sender.tend(&maker)?;
+    }
+    sender.finish();
+    let (sent, dropped) = gate.counts();
+    println!("{sent} pictures sent, {dropped} dropped off the air{}", maker.statistics());
+    Ok(())
+}
+
+/// What makes and what sends.
+fn split(words: &[String]) -> Option<(&[String], &[String])> {
+    let middle = words.iter().position(|word| word == "--")?;
+    let (make, send) = (&words[..middle], &words[middle + 1..]);
+    (!make.is_empty() && !send.is_empty()).then_some((make, send))
+}
+
+fn count_interrupts() -> Result<Arc<AtomicU32>> {
+    let count = Arc::new(AtomicU32::new(0));
+    let counted = count.clone();
+    ctrlc::set_handler(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+    })?;
+    Ok(count)
+}

@@ -1,0 +1,45 @@
+//! The program that starts a pipeline again, apart from any server.
+
+use crate::script::{Running, relay, turn};
+
+const VIDEO: &str = "videotestsrc is-live=true ! x264enc tune=zerolatency ! appsink name=video";
+
+#[test]
+fn it_refuses_pipelines_that_do_not_fit() {
+    let _turn = turn();
+    let cases = [
+        (VIDEO.to_owned(), "usage"),
+        (format!("{VIDEO} --"), "usage"),
+        ("videotestsrc ! fakesink -- appsrc name=video ! fakesink".into(), "no appsink"),
+        (format!("{VIDEO} -- appsrc name=film ! fakesink"), "expected an appsrc name=video"),
+        (format!("{VIDEO} -- appsrc name=video ! nosuchsink"), "nosuchsink"),
+    ];
+    for (line, expected) in cases {
+        let mut refused = Running::start(relay(&line));
+        assert_eq!(refused.ended().code(), Some(1), "{line}");
+        let complained = refused.complained();
+        assert!(complained.contains(expected), "{line}: {complained}");
+        assert_eq!(complained.lines().count(), 1, "{line}: {complained}");
+    }
+}
+
+#[test]
+fn whoever_takes_nothing_is_no_connection() {
+    let _turn = turn();
+    let never = "fakesink sync=true ts-offset=1000000000000 async=false";
+    let mut stuck = Running::start(relay(&format!("{VIDEO} -- appsrc name=video ! {never}")));
+    assert_eq!(stuck.ended().code(), Some(1));
+    assert!(stuck.complained().contains("nothing is taken for 5 s"), "{}", stuck.complained());
+}
+
+#[test]
+fn the_first_stream_that_ends_ends_all() {
+    let _turn = turn();
+    let line =
+        "videotestsrc is-live=true num-buffers=30 ! x264enc tune=zerolatency ! appsink name=video
+                audiotestsrc is-live=true ! voaacenc ! appsink name=audio
+                -- appsrc name=video ! fakesink appsrc name=audio ! fakesink";
+    let mut ended = Running::start(relay(line));
+    ended.succeeded();
+    assert!(ended.said().starts_with("30 pictures sent, 0 dropped"), "{}", ended.said());
+}
