@@ -1,15 +1,17 @@
 #!/usr/bin/env python3
-"""The workloads of our criterion benches in PyTorch, on the CPU in f32.
+"""The workloads of our benches in PyTorch and diffusers, on the CPU in f32.
 
-    python torch_cpu.py [--threads N] [bench ...]
+    python torch_cpu.py [--threads N] [workload ...]
 
-Prints one JSON line a bench: the median of its runs in ms, and the GFLOP that one run takes.
+Prints one JSON line a workload: who made it, the median of its runs in ms, the GFLOP that one run takes, and
+the most memory that the process took, in MiB: name one workload where that matters.
 """
 
 import argparse
 import json
 import math
 import os
+import resource
 import statistics
 import time
 from pathlib import Path
@@ -20,7 +22,7 @@ from torch import nn
 
 # Wan 2.1 1.3B at 208x128: 104 tokens a latent frame, three frames a block.
 DIM, FFN, HEADS, HEAD_DIM = 1536, 8960, 12, 128
-QUERIES, HISTORY = 312, 1872
+BLOCK = 312
 TEXT_LEN, PROMPT = 512, 77
 
 RUNS, SECONDS = 20, 20.0  # whichever comes first, but three runs at least
@@ -68,13 +70,9 @@ class Conv3dStep:
 
 
 class DitLayer(nn.Module):
-    """A layer in the steady state of a stream: the history is cached, so is the prompt's K/V."""
+    """A layer over a block; the history is cached, so is the prompt's K/V."""
 
-    own = 2 * QUERIES * DIM * (6 * DIM + 2 * FFN)
-    attention = 4 * QUERIES * DIM * (HISTORY + QUERIES + PROMPT + 1)
-    gflop = (own + attention) / 1e9
-
-    def __init__(self):
+    def __init__(self, history):
         super().__init__()
         self.modulation = nn.Parameter(torch.randn(1, 6, DIM))
         self.q, self.k, self.v, self.o = (nn.Linear(DIM, DIM) for _ in range(4))
@@ -83,14 +81,12 @@ class DitLayer(nn.Module):
         self.cross_q, self.cross_o = nn.Linear(DIM, DIM), nn.Linear(DIM, DIM)
         self.cross_norm_q = nn.RMSNorm(DIM, 1e-6)
         self.ffn = nn.Sequential(nn.Linear(DIM, FFN), nn.GELU("tanh"), nn.Linear(FFN, DIM))
-        self.x = torch.randn(QUERIES, DIM)
-        self.e0 = torch.randn(1, 6, DIM)
-        self.history_k, self.history_v = torch.randn(2, HEADS, HISTORY, HEAD_DIM)
+        self.history_k, self.history_v = torch.randn(2, HEADS, history, HEAD_DIM)
         self.text_k, self.text_v = torch.randn(2, HEADS, PROMPT + 1, HEAD_DIM)
         # The last key stands for all padding rows.
         self.text_bias = torch.zeros(1, PROMPT + 1)
         self.text_bias[0, -1] = math.log(TEXT_LEN - PROMPT)
-        self.rotation = torch.polar(torch.ones(QUERIES, HEAD_DIM // 2), torch.randn(QUERIES, HEAD_DIM // 2))
+        self.rotation = torch.polar(torch.ones(BLOCK, HEAD_DIM // 2), torch.randn(BLOCK, HEAD_DIM // 2))
 
     def rotate(self, x):
         pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
@@ -106,31 +102,63 @@ class DitLayer(nn.Module):
         q = heads(self.cross_norm_q(self.cross_q(x)))
         return self.cross_o(attend(q, self.text_k, self.text_v, self.text_bias))
 
-    def run(self):
-        m = (self.modulation + self.e0)[0]
-        x = self.x
+    def forward(self, x, e0):
+        m = (self.modulation + e0)[0]
         x = x + self.self_attention(F.layer_norm(x, (DIM,), eps=1e-6) * (1 + m[1]) + m[0]) * m[2]
         x = x + self.cross_attention(self.norm3(x))
-        x + self.ffn(F.layer_norm(x, (DIM,), eps=1e-6) * (1 + m[4]) + m[3]) * m[5]
+        return x + self.ffn(F.layer_norm(x, (DIM,), eps=1e-6) * (1 + m[4]) + m[3]) * m[5]
 
 
-class VaeDecode:
-    """A block of three latents to twelve frames of 128x128, with the caches of a running stream."""
+class Dit:
+    """Two layers without the embeddings and the head, which ours has: they are a hundredth of the work."""
+
+    def __init__(self, history):
+        self.layers = nn.ModuleList([DitLayer(history) for _ in range(2)])
+        self.x, self.e0 = torch.randn(BLOCK, DIM), torch.randn(1, 6, DIM)
+        own = 2 * BLOCK * DIM * (6 * DIM + 2 * FFN)
+        attention = 4 * BLOCK * DIM * (history + BLOCK + PROMPT + 1)
+        self.gflop = 2 * (own + attention) / 1e9
+
+    def run(self):
+        x = self.x
+        for layer in self.layers:
+            x = layer(x, self.e0)
+
+
+class DiffusersDit:
+    """Its Wan transformer over a first block, which is a clip of three latents; text is projected anew."""
+
+    def __init__(self):
+        from diffusers import WanTransformer3DModel
+
+        self.model = WanTransformer3DModel(
+            num_attention_heads=HEADS, attention_head_dim=HEAD_DIM, ffn_dim=FFN, num_layers=2
+        ).eval()
+        self.inputs = {
+            "hidden_states": torch.randn(1, 16, 3, 16, 26),
+            "timestep": torch.tensor([937.5]),
+            "encoder_hidden_states": torch.randn(1, TEXT_LEN, 4096),
+        }
+        self.gflop = counted(self.run)
+
+    def run(self):
+        self.model(**self.inputs)
+
+
+class DiffusersDecoder:
+    """A block of three latents to twelve frames of 64x64, with the caches of a running stream."""
 
     def __init__(self):
         from diffusers import AutoencoderKLWan
-        from torch.utils.flop_counter import FlopCounterMode
 
         self.vae = AutoencoderKLWan().eval()
         for weight in self.vae.parameters():
             if weight.dim() == 5:  # a tenth faster so than in the default layout
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
         self.vae.clear_cache()
-        self.latents = torch.randn(1, 16, 3, 16, 16)
+        self.latents = torch.randn(1, 16, 3, 8, 8)
         self.decode(self.latents[:, :, :1], first_chunk=True)
-        with FlopCounterMode(display=False) as counter:
-            self.run()
-        self.gflop = counter.get_total_flops() / 1e9
+        self.gflop = counted(self.run)
 
     def decode(self, latent, **kwargs):
         latent = self.vae.post_quant_conv(latent)
@@ -140,12 +168,67 @@ class VaeDecode:
         torch.cat([self.decode(latent) for latent in self.latents.split(1, dim=2)], dim=2)
 
 
-BENCHES = {
-    "linear": Linear,
-    "attention": Attention,
-    "conv3d_step": Conv3dStep,
-    "dit_layer": DitLayer,
-    "vae_decode": VaeDecode,
+class Memory(nn.Module):
+    """Three convolutions over a frame and its predecessor, around a shortcut."""
+
+    def __init__(self, channels):
+        super().__init__()
+        inputs = (2 * channels, channels, channels)
+        self.convs = nn.ModuleList([nn.Conv2d(n, channels, 3, padding=1) for n in inputs])
+        self.last = None
+
+    def forward(self, x):
+        last = torch.zeros_like(x[:1]) if self.last is None else self.last
+        self.last = x[-1:].clone()
+        y = torch.cat([x, torch.cat([last, x[:-1]])], dim=1)
+        for conv in self.convs[:2]:
+            y = F.relu(conv(y))
+        return F.relu(self.convs[2](y) + x)
+
+
+class Grow(nn.Module):
+    """Some frames of each."""
+
+    def __init__(self, channels, growth):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels * growth, 1, bias=False)
+
+    def forward(self, x):
+        _, channels, height, width = x.shape
+        return self.conv(x).reshape(-1, channels, height, width)
+
+
+class TaehvDecoder:
+    """The sizes of taew2_1, three latents to twelve frames of 208x128; in the faster memory layout."""
+
+    def __init__(self):
+        layers, before = [nn.Conv2d(16, 256, 3, padding=1), nn.ReLU()], 256
+        for channels, growth, after in ((256, 1, 128), (128, 2, 64), (64, 2, 64)):
+            layers += [Memory(channels) for _ in range(3)]
+            layers += [nn.Upsample(scale_factor=2), Grow(channels, growth)]
+            layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False)]
+        layers += [nn.ReLU(), nn.Conv2d(64, 3, 3, padding=1)]
+        latents = torch.randn(3, 16, 16, 26)
+        self.layers, self.latents = nn.Sequential(*layers), latents
+        plain = median_ms(self.run, runs=5)
+        self.layers = self.layers.to(memory_format=torch.channels_last)
+        self.latents = latents.contiguous(memory_format=torch.channels_last)
+        if median_ms(self.run, runs=5) > plain:
+            self.layers, self.latents = self.layers.to(memory_format=torch.contiguous_format), latents
+        self.gflop = counted(self.run)
+
+    def run(self):
+        self.layers(self.latents.div(3).tanh().mul(3)).clamp(0, 1)
+
+
+WORKLOADS = {
+    "linear": [("PyTorch", Linear)],
+    "attention": [("PyTorch", Attention)],
+    "conv3d_step": [("PyTorch", Conv3dStep)],
+    "dit_first": [("PyTorch", lambda: Dit(0)), ("diffusers", DiffusersDit)],
+    "dit_steady": [("PyTorch", lambda: Dit(7 * BLOCK))],
+    "vae_decode": [("diffusers", DiffusersDecoder)],
+    "taehv_decode": [("PyTorch", TaehvDecoder)],
 }
 
 
@@ -159,6 +242,15 @@ def attend(q, k, v, bias=None):
     # With a batch dimension, for without one PyTorch takes its slow path.
     y = F.scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=bias)
     return y[0].transpose(0, 1).flatten(1)
+
+
+def counted(run):
+    """GFLOP of a run."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / 1e9
 
 
 def median_ms(run, runs=RUNS):
@@ -183,14 +275,16 @@ def physical_cores():
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=physical_cores())
-    parser.add_argument("benches", nargs="*", metavar="bench", help=", ".join(BENCHES))
+    parser.add_argument("workloads", nargs="*", metavar="workload", help=", ".join(WORKLOADS))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
-    for name in args.benches or BENCHES:
-        bench = BENCHES[name]()
-        ms = median_ms(bench.run)
-        print(json.dumps({"bench": name, "ms": round(ms, 3), "gflop": round(bench.gflop, 3)}), flush=True)
+    for name in args.workloads or WORKLOADS:
+        for peer, make in WORKLOADS[name]:
+            work = make()
+            figures = {"bench": name, "peer": peer, "ms": round(median_ms(work.run), 3)}
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(json.dumps(figures | {"gflop": round(work.gflop, 3), "mib": round(peak)}), flush=True)
 
 
 if __name__ == "__main__":

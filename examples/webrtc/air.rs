@@ -211,7 +211,7 @@ impl Air {
                 gst::MessageView::Eos(_) => bail!("the source has ended"),
                 gst::MessageView::Latency(_) => drop(self.pipeline.recalculate_latency()),
                 gst::MessageView::Element(element) => {
-                    element.structure().map(|fields| self.answer(fields));
+                    element.structure().into_iter().for_each(|fields| self.answer(fields));
                 }
                 gst::MessageView::Application(asked) => self.obey(asked),
                 _ => {}

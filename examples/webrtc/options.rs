@@ -55,7 +55,7 @@ impl Options {
         match token {
             None if self.listen.ip().is_loopback() => Ok(None),
             None => Err(Unsafe::NoToken(self.listen)),
-            Some(text) => Token::new(&text).map(Some).ok_or_else(|| Unsafe::ShortToken(text.len())),
+            Some(text) => Token::new(&text).map(Some).ok_or(Unsafe::ShortToken(text.len())),
         }
     }
 }
