@@ -83,6 +83,17 @@ first_command() {
         test -s "$scratch/play.mp4"
 }
 
+# What is compiled for several instruction sets, on an emulated processor that has the first of them only,
+# and on one without AVX-512.
+older_processors() {
+    tests=$(cargo test --release --features hub --no-run --lib 2>&1 |
+        sed -n 's/.*Executable unittests.*(\(.*\))$/\1/p')
+    for processor in qemu64 Haswell; do
+        echo "$processor:"
+        qemu-x86_64 -cpu "$processor" "$tests" layers:: || return 1
+    done
+}
+
 # Advisories need the network, and may break a build that was good yesterday: on request only.
 deny() {
     if [ "${CI_DENY:-}" = 1 ]; then
@@ -104,7 +115,7 @@ obs() {
     fi
 }
 
-step "what the machine lacks" ci/setup.sh valgrind libgstreamer-plugins-bad1.0-dev
+step "what the machine lacks" ci/setup.sh valgrind qemu-user libgstreamer-plugins-bad1.0-dev
 step "format" cargo fmt --check
 step "who may name whom" ci/arrows.sh
 step "lints, generator only" lint --no-default-features
@@ -116,6 +127,8 @@ step "documentation" document
 step "tests, generator only" cargo test --release --no-default-features
 step "tests, all that builds without CUDA" cargo test --release --features hub
 step "examples" run_examples
+step "kernels on older processors" older_processors
+step "instructions of each kernel" ci/instructions.sh
 step "the page in a browser" ci/browser.sh
 step "the README's first command" first_command
 step "the plugin loads" load_plugin

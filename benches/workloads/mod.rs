@@ -19,6 +19,9 @@ use gstblockcascade::wan::{WanConfig, WanDit};
 /// Something that is run.
 pub type Work = Box<dyn FnMut() -> Result<Tensor>>;
 
+/// What makes it.
+pub type Make = fn(Size) -> Result<Work>;
+
 /// How much of it: as models have it, or so little that an emulator gets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Size {
@@ -27,7 +30,7 @@ pub enum Size {
 }
 
 /// Names, and how each is made.
-pub const WORKLOADS: [(&str, fn(Size) -> Result<Work>); 7] = [
+pub const WORKLOADS: [(&str, Make); 7] = [
     ("linear", linear),
     ("attention", attention),
     ("conv3d_step", conv3d_step),
