@@ -15,14 +15,19 @@ once=$(cargo bench --no-run --bench once 2>&1 | sed -n 's/.*Executable.*(\(.*\))
 
 # count WORKLOAD TIMES: of the whole program.
 count() {
-    RAYON_NUM_THREADS=1 valgrind --tool=callgrind --callgrind-out-file=/dev/null "$once" "$1" "$2" small 2>&1 |
-        sed -n 's/.*Collected : *//p'
+    log=$(RAYON_NUM_THREADS=1 RUST_BACKTRACE=0 valgrind --tool=callgrind --callgrind-out-file=/dev/null \
+        "$once" "$1" "$2" small 2>&1) || {
+        echo "$log" >&2
+        return 1
+    }
+    echo "$log" | sed -n 's/.*Collected : *//p'
 }
 
 # Twice the work more, so that what comes before it does not count.
 counts() {
     for workload in linear attention conv3d_step dit_first dit_steady vae_decode taehv_decode; do
-        echo "$workload $((($(count $workload 3) - $(count $workload 1)) / 2))"
+        thrice=$(count $workload 3) && single=$(count $workload 1) || return 1
+        echo "$workload $(((thrice - single) / 2))"
     done
 }
 
@@ -36,8 +41,10 @@ counts | awk -v slack=0.03 '
         ratio = $2 / expected[$1]
         printf "%-14s %12d  %.3f of %d\n", $1, $2, ratio, expected[$1]
         if (ratio > 1 + slack || ratio < 1 - slack) failed = 1
+        delete expected[$1]
     }
     END {
+        for (workload in expected) failed = 1 # it was not counted
         if (failed) print "instructions have changed; ci/instructions.sh --write where that is meant" > "/dev/stderr"
         exit failed
     }' "$committed" -

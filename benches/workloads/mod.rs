@@ -106,7 +106,8 @@ fn dit(size: Size, past: usize) -> Result<Work> {
         Size::Small => (WanConfig { num_layers: 1, ..WanConfig::pocket() }, 8, 8),
     };
     let model = WanDit::new(&config, random(0, DType::F32, &Device::Cpu))?;
-    let text = model.text_context(&TextEmbedding(randn(&[77, config.text_dim])?))?;
+    let words = config.text_len.min(77);
+    let text = model.text_context(&TextEmbedding(randn(&[words, config.text_dim])?))?;
     let latent = randn(&[FRAMES, config.in_dim, height, width])?;
     let tokens = past * FRAMES * height * width / 4;
     let kv = || randn(&[1, tokens, config.num_heads, config.dim / config.num_heads]);
