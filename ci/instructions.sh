@@ -7,7 +7,7 @@ set -eu
 cd "$(dirname "$0")/.."
 committed=benches/instructions.txt
 
-once=$(cargo bench --no-run --bench once 2>&1 | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
+once=$(CARGO_TERM_COLOR=never cargo bench --no-run --bench once 2>&1 | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
 [ -x "$once" ] || {
     echo "ci/instructions.sh: the bench does not build" >&2
     exit 1

@@ -86,7 +86,7 @@ first_command() {
 # What is compiled for several instruction sets, on an emulated processor that has the first of them only,
 # and on one without AVX-512.
 older_processors() {
-    tests=$(cargo test --release --features hub --no-run --lib 2>&1 |
+    tests=$(CARGO_TERM_COLOR=never cargo test --release --features hub --no-run --lib 2>&1 |
         sed -n 's/.*Executable unittests.*(\(.*\))$/\1/p')
     for processor in qemu64 Haswell; do
         echo "$processor:"
