@@ -37,7 +37,7 @@ OF_SETTING = CHANGES.index(("setting",))
 
 
 @dataclass(frozen=True)
-class Setting:
+class Takeover:
     """How a prompt takes over, and how blocks are made."""
 
     policy: str
@@ -52,9 +52,9 @@ class Seen:
     seconds: float | None
 
 
-def seen(before: Case, after: Change, setting: Setting, extra: list[str]) -> Seen:
+def seen(before: Case, after: Change, takeover: Takeover, extra: list[str]) -> Seen:
     """Prompts a stream that is running, and reads on until the change shows."""
-    with stream(before, setting, extra) as process:
+    with stream(before, takeover, extra) as process:
         pictures = frames(process.stdout)
         for _ in range(FILLED):
             next(pictures)
@@ -70,12 +70,12 @@ def seen(before: Case, after: Change, setting: Setting, extra: list[str]) -> See
 
 
 @contextmanager
-def stream(before: Case, setting: Setting, extra: list[str]) -> Iterator[subprocess.Popen]:
+def stream(before: Case, takeover: Takeover, extra: list[str]) -> Iterator[subprocess.Popen]:
     """The element: pictures on its stdout, prompts on its stdin."""
     command = [
         "gst-launch-1.0", "--quiet",
         "blockcascadesrc", "name=src", f"seed={before.seed}", f'prompt="{before.prompt}"',
-        f"prompt-policy={setting.policy}", f"cascade-width={setting.width}",
+        f"prompt-policy={takeover.policy}", f"cascade-width={takeover.width}",
         "wait-prompt=false", "queue-blocks=1", *extra,
         "!", f"video/x-raw,format=RGB,width={SIZE[0]},height={SIZE[1]}", "!", "fdsink", "sync=false",
         "fdsrc", "!", "text/x-raw,format=utf8", "!", "src.prompt",
@@ -102,26 +102,26 @@ def shows(frame: Array, after: Change) -> bool:
     return match.verdict == after.scene.setting
 
 
-def measure(setting: Setting, count: int, extra: list[str]) -> list[Seen]:
+def measure(takeover: Takeover, count: int, extra: list[str]) -> list[Seen]:
     results = []
     for index in range(count):
         before, after = change(len(CHANGES) * index + OF_SETTING)
-        results.append(seen(before, after, setting, extra))
-        progress(f"{setting}: {index + 1} of {count}")
+        results.append(seen(before, after, takeover, extra))
+        progress(f"{takeover}: {index + 1} of {count}")
     return results
 
 
-def table(results: dict[Setting, list[Seen]]) -> str:
+def table(results: dict[Takeover, list[Seen]]) -> str:
     """A row for each policy, a column for each width."""
-    widths = sorted({setting.width for setting in results})
+    widths = sorted({takeover.width for takeover in results})
     count = len(next(iter(results.values())))
     lines = [
         f"| frames (ms) to the new setting, median of {count} | "
         + " | ".join("sequential" if width == 1 else f"width {width}" for width in widths) + " |",
         "|---" + "|---" * len(widths) + "|",
     ]  # fmt: skip
-    for policy in dict.fromkeys(setting.policy for setting in results):
-        cells = (cell(results[Setting(policy, width)]) for width in widths)
+    for policy in dict.fromkeys(takeover.policy for takeover in results):
+        cells = (cell(results[Takeover(policy, width)]) for width in widths)
         lines.append(f"| {policy} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -151,9 +151,9 @@ def options() -> argparse.Namespace:
 def main() -> None:
     args = options()
     args.out.mkdir(parents=True, exist_ok=True)
-    settings = [Setting(policy, width) for policy in args.policies for width in args.widths]
-    results = {setting: measure(setting, args.count, args.extra) for setting in settings}
-    data = [asdict(setting) | {"seen": [asdict(r) for r in seen]} for setting, seen in results.items()]
+    takeovers = [Takeover(policy, width) for policy in args.policies for width in args.widths]
+    results = {takeover: measure(takeover, args.count, args.extra) for takeover in takeovers}
+    data = [asdict(takeover) | {"seen": [asdict(r) for r in seen]} for takeover, seen in results.items()]
     (args.out / "latency.json").write_text(json.dumps(data, indent=1))
     (args.out / "latency.md").write_text(table(results) + "\n")
     print("\n\n" + table(results))

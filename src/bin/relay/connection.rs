@@ -7,13 +7,15 @@ use anyhow::{Context, Result};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 
-use crate::gate::Entrances;
 use crate::maker::{of_kind, parse, reason};
+use crate::valve::Entrances;
 
 /// Who takes nothing for so long, though there is as much to send, is not there any more.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last of a stream may take to leave.
-const FAREWELL: gst::ClockTime = gst::ClockTime::from_seconds(5);
+const FAREWELL: Duration = Duration::from_secs(5);
+/// How often is looked meanwhile whether it may.
+const LOOK: gst::ClockTime = gst::ClockTime::from_mseconds(50);
 /// Whoever takes a stream for so long has accepted it.
 const STEADY: Duration = Duration::from_secs(1);
 
@@ -22,12 +24,12 @@ pub struct Connection {
     pipeline: gst::Pipeline,
     bus: gst::Bus,
     entrances: Entrances,
-    progress: Arc<Mutex<Progress>>,
+    uptake: Arc<Mutex<Uptake>>,
 }
 
 /// What the sink's thread tells.
 #[derive(Clone, Copy, Debug)]
-struct Progress {
+struct Uptake {
     /// When it came to its second buffer: it had done with the first one then.
     accepted: Option<Instant>,
     /// When it came to a buffer last, or was started.
@@ -49,9 +51,9 @@ impl Connection {
         };
         let entrances = Arc::new(streams.iter().map(entrance).collect::<Result<_>>()?);
         let bus = pipeline.bus().context("a pipeline has a bus")?;
-        let progress = Progress { accepted: None, last: Instant::now(), has_first: false };
-        let progress = Arc::new(Mutex::new(progress));
-        let connection = Self { pipeline, bus, entrances, progress };
+        let uptake = Uptake { accepted: None, last: Instant::now(), has_first: false };
+        let uptake = Arc::new(Mutex::new(uptake));
+        let connection = Self { pipeline, bus, entrances, uptake };
         connection.watch_sink();
         let _ = connection.pipeline.set_state(gst::State::Playing); // its bus tells of a failure
         Ok(connection)
@@ -60,21 +62,21 @@ impl Connection {
     fn watch_sink(&self) {
         let sinks = self.pipeline.iterate_sinks().into_iter().flatten();
         for pad in sinks.filter_map(|sink| sink.static_pad("sink")) {
-            let progress = self.progress.clone();
+            let uptake = self.uptake.clone();
             pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
-                let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
-                progress.last = Instant::now();
-                if std::mem::replace(&mut progress.has_first, true) {
-                    let last = progress.last;
-                    progress.accepted.get_or_insert(last);
+                let mut uptake = uptake.lock().unwrap_or_else(PoisonError::into_inner);
+                uptake.last = Instant::now();
+                if std::mem::replace(&mut uptake.has_first, true) {
+                    let last = uptake.last;
+                    uptake.accepted.get_or_insert(last);
                 }
                 gst::PadProbeReturn::Ok
             });
         }
     }
 
-    fn progress(&self) -> Progress {
-        *self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    fn uptake(&self) -> Uptake {
+        *self.uptake.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn entrances(&self) -> Entrances {
@@ -82,7 +84,7 @@ impl Connection {
     }
 
     pub fn is_steady(&self) -> bool {
-        self.progress().accepted.is_some_and(|accepted| accepted.elapsed() >= STEADY)
+        self.uptake().accepted.is_some_and(|accepted| accepted.elapsed() >= STEADY)
     }
 
     /// Why it sends no more.
@@ -102,16 +104,21 @@ impl Connection {
     fn is_stuck(&self) -> bool {
         let level = |entrance: &gst::Element| entrance.property::<u64>("current-level-time");
         let is_full = |entrance| u128::from(level(entrance)) > PATIENCE.as_nanos();
-        self.progress().last.elapsed() > PATIENCE && self.entrances.values().any(is_full)
+        self.uptake().last.elapsed() > PATIENCE && self.entrances.values().any(is_full)
     }
 
-    /// Sends what it has, and says good-bye.
-    pub fn finish(self) {
+    /// Sends what it has, and says good-bye, as long as it may.
+    pub fn finish(self, may_wait: impl Fn() -> bool) {
         for entrance in self.entrances.values() {
             let _ = entrance.emit_by_name::<gst::FlowReturn>("end-of-stream", &[]);
         }
         let kinds = [gst::MessageType::Error, gst::MessageType::Eos];
-        self.bus.timed_pop_filtered(FAREWELL, &kinds);
+        let latest = Instant::now() + FAREWELL;
+        while may_wait() && Instant::now() < latest {
+            if self.bus.timed_pop_filtered(LOOK, &kinds).is_some() {
+                return;
+            }
+        }
     }
 }
 

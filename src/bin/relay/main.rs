@@ -7,21 +7,21 @@
 #![allow(clippy::print_stdout)] // what a program is for
 
 mod connection;
-mod gate;
 mod maker;
 mod sender;
+mod valve;
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
 use gstreamer as gst;
 
-use gate::Gate;
 use maker::Maker;
 use sender::Sender;
+use valve::Valve;
 
 const USAGE: &str = "usage: blockcascade-relay MAKE... -- SEND...";
 /// How often is looked whether a connection failed, or is due again.
@@ -41,20 +41,20 @@ fn run(words: &[String]) -> Result<()> {
     let (make, send) = split(words).context(USAGE)?;
     gst::init()?;
     let interrupts = count_interrupts()?;
-    let gate = Arc::new(Gate::default());
-    let maker = Maker::new(make, &gate).context("what makes")?;
-    let mut sender = Sender::new(send, &maker, gate.clone())?;
+    let valve = Arc::new(Valve::default());
+    let maker = Maker::new(make, &valve).context("what makes")?;
+    let mut sender = Sender::new(send, &maker, valve.clone())?;
     maker.start()?;
-    while !maker.has_ended(TICK)? {
-        match interrupts.load(Ordering::Relaxed) {
-            0 => {}
-            1 => maker.end(),
-            _ => bail!("interrupted twice: the end was not waited for"),
+    let count = || interrupts.load(Ordering::Relaxed);
+    while count() < 2 && !maker.has_ended(TICK)? {
+        if count() == 1 {
+            maker.end();
         }
         sender.tend(&maker)?;
     }
-    sender.finish();
-    let (sent, dropped) = gate.counts();
+    sender.finish(|| count() < 2);
+    ensure!(count() < 2, "interrupted twice: the end was not waited for");
+    let (sent, dropped) = valve.counts();
     println!("{sent} pictures sent, {dropped} dropped off the air{}", maker.statistics());
     Ok(())
 }

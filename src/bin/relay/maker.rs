@@ -9,7 +9,7 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_video as gst_video;
 
-use crate::gate::Gate;
+use crate::valve::Valve;
 
 const PROMPT_APPLIED: &str = "blockcascade/prompt-applied";
 /// The element whose statistics are told at the end.
@@ -24,14 +24,14 @@ pub struct Maker {
 }
 
 impl Maker {
-    /// Whatever comes out goes to the gate.
-    pub fn new(words: &[String], gate: &Arc<Gate>) -> Result<Self> {
+    /// Whatever comes out goes to the valve.
+    pub fn new(words: &[String], valve: &Arc<Valve>) -> Result<Self> {
         let pipeline = parse(words)?;
         let sinks = of_kind(&pipeline, "appsink");
         ensure!(!sinks.is_empty(), "no appsink, expected one for each stream");
         let is_over = Arc::new(AtomicBool::new(false));
         for sink in &sinks {
-            pass_on(sink, gate.clone());
+            pass_on(sink, valve.clone());
             let is_over = is_over.clone();
             sink.connect("eos", false, move |_| {
                 is_over.store(true, Ordering::Relaxed);
@@ -127,14 +127,14 @@ pub fn reason(error: &gst::message::Error) -> String {
 }
 
 /// Each sample as soon as it is there.
-fn pass_on(sink: &gst::Element, gate: Arc<Gate>) {
+fn pass_on(sink: &gst::Element, valve: Arc<Valve>) {
     sink.set_property("sync", false);
     sink.set_property("emit-signals", true);
     let name = sink.name();
     sink.connect("new-sample", false, move |arguments| {
         let sink = arguments.first()?.get::<gst::Element>().ok()?;
         if let Some(sample) = sink.emit_by_name::<Option<gst::Sample>>("pull-sample", &[]) {
-            gate.pass(&name, &sample);
+            valve.pass(&name, &sample);
         }
         Some(gst::FlowReturn::Ok.to_value())
     });

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::connection::Connection;
-use crate::gate::Gate;
 use crate::maker::Maker;
+use crate::valve::Valve;
 
 /// The first wait of an outage, and the one that the next ones grow to, each twice the one before.
 const SHORTEST: Duration = Duration::from_millis(500);
@@ -17,7 +17,7 @@ const LONGEST: Duration = Duration::from_secs(4);
 pub struct Sender {
     words: Vec<String>,
     streams: Vec<String>,
-    gate: Arc<Gate>,
+    valve: Arc<Valve>,
     connection: Option<Connection>,
     outage: Option<Outage>,
     /// Some connection worked: what fails now may work again.
@@ -34,17 +34,17 @@ struct Outage {
 }
 
 impl Sender {
-    pub fn new(words: &[String], maker: &Maker, gate: Arc<Gate>) -> Result<Self> {
+    pub fn new(words: &[String], maker: &Maker, valve: Arc<Valve>) -> Result<Self> {
         let (words, streams) = (words.to_vec(), maker.streams());
         let mut sender =
-            Self { words, streams, gate, connection: None, outage: None, has_worked: false };
+            Self { words, streams, valve, connection: None, outage: None, has_worked: false };
         sender.connect(maker)?;
         Ok(sender)
     }
 
     fn connect(&mut self, maker: &Maker) -> Result<()> {
         let connection = Connection::open(&self.words, &self.streams).context("what sends")?;
-        self.gate.open_at_key_frame(connection.entrances());
+        self.valve.open_at_key_frame(connection.entrances());
         maker.ask_key_frame();
         self.connection = Some(connection);
         Ok(())
@@ -67,7 +67,7 @@ impl Sender {
     }
 
     fn lose(&mut self, reason: &str) -> Result<()> {
-        self.gate.shut();
+        self.valve.shut();
         self.connection = None;
         if !self.has_worked {
             bail!("{reason}");
@@ -94,9 +94,11 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends what there is.
-    pub fn finish(&mut self) {
-        self.gate.shut();
-        self.connection.take().into_iter().for_each(Connection::finish);
+    /// Sends what there is, as long as it may.
+    pub fn finish(&mut self, may_wait: impl Fn() -> bool) {
+        self.valve.shut();
+        if let Some(connection) = self.connection.take() {
+            connection.finish(may_wait);
+        }
     }
 }

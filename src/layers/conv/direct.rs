@@ -8,6 +8,8 @@
 //! A tile is a few output rows of one frame, whose sums stay in the core's cache. With stride 1 all its
 //! rows are one run of windows: the few that straddle the end of a row are computed and dropped.
 
+use std::ops::Range;
+
 use candle_core::{Result, Tensor};
 use rayon::prelude::*;
 
@@ -27,7 +29,7 @@ pub(super) fn forward(
     extent: &Extent,
 ) -> Result<Tensor> {
     let (_, height, width, channels) = input.xs.dims4()?;
-    let enlarge = conv.geometry.enlarge / packed.phases;
+    let enlarge = conv.geometry.enlarge / packed.subpixels;
     let padded = Padded { height, width, channels, enlarge, padding: conv.geometry.padding };
     let empty = Tensor::zeros(0, input.xs.dtype(), input.xs.device())?;
     let output = with_slice(input.xs, |xs| {
@@ -38,10 +40,7 @@ pub(super) fn forward(
                         let len = height * width * channels;
                         let frames: Vec<_> =
                             past.chunks_exact(len).chain(xs.chunks_exact(len)).collect();
-                        padded.with(&frames, |frames| {
-                            Tiles { conv, packed, extent, padded, frames, weight, bias }
-                                .run(residual)
-                        })
+                        Tiles { conv, packed, extent, padded, frames, weight, bias }.run(residual)
                     })
                 })
             })
@@ -57,48 +56,57 @@ struct Tiles<'a> {
     extent: &'a Extent,
     padded: Padded,
     /// The stream behind its zero frames, which add nothing.
-    frames: &'a [&'a [f32]],
+    frames: Vec<&'a [f32]>,
     weight: &'a [f32],
     bias: &'a [f32],
 }
 
-/// Where a tile lies: `rows` rows of windows for output frame `frame`, from `first` on.
-#[derive(Clone, Copy)]
+/// Where a tile lies: rows of windows, for one output frame.
 struct Tile {
     frame: usize,
-    first: usize,
-    rows: usize,
+    rows: Range<usize>,
+}
+
+/// What a thread computes its tiles in.
+#[derive(Default)]
+struct Scratch {
+    sums: Vec<f32>,
+    input: Vec<f32>,
 }
 
 impl Tiles<'_> {
     /// All output frames; `residual` is empty or as long as the output.
     fn run(&self, residual: &[f32]) -> Result<Vec<f32>> {
-        let row_len = self.extent.width * self.conv.shape.outputs;
-        let frame_len = self.extent.height * row_len;
-        let rows = self.tile_rows();
-        let tile_len = rows * self.packed.phases * row_len;
+        // Output numbers for a row of windows, for a frame.
+        let row_len = self.packed.subpixels * self.extent.width * self.conv.shape.outputs;
+        let frame_len = self.extent.height / self.packed.subpixels * row_len;
+        let tile_len = self.tile_rows() * row_len;
         let mut output = vec![0f32; self.extent.frames * frame_len];
         let mut tiles = Vec::new();
         for (frame, output) in output.chunks_exact_mut(frame_len).enumerate() {
-            for (i, output) in output.chunks_mut(tile_len).enumerate() {
-                let rows = output.len() / row_len / self.packed.phases;
-                let tile =
-                    Tile { frame, first: i * (tile_len / row_len / self.packed.phases), rows };
-                let start = frame * frame_len + i * tile_len;
-                tiles.push((tile, output, residual.get(start..).unwrap_or(&[])));
+            let mut start = 0;
+            for output in output.chunks_mut(tile_len) {
+                let end = start + output.len();
+                let tile = Tile { frame, rows: start / row_len..end / row_len };
+                let residual = residual.get(frame * frame_len + start..).unwrap_or(&[]);
+                tiles.push((tile, output, residual));
+                start = end;
             }
         }
-        tiles.into_par_iter().try_for_each_init(Vec::new, |sums, (tile, output, residual)| {
-            self.sum(sums, tile)?;
-            self.store(sums, residual, output);
-            Ok::<_, candle_core::Error>(())
-        })?;
+        tiles.into_par_iter().try_for_each_init(
+            Scratch::default,
+            |scratch, (tile, output, residual)| {
+                self.sum(scratch, &tile)?;
+                self.store(&scratch.sums, residual, output);
+                Ok::<_, candle_core::Error>(())
+            },
+        )?;
         Ok(output)
     }
 
     /// Rows of windows in a tile: about `TILE_WINDOWS` windows, and as many tiles for each thread.
     fn tile_rows(&self) -> usize {
-        let (frames, height) = (self.extent.frames, self.extent.height / self.packed.phases);
+        let (frames, height) = (self.extent.frames, self.extent.height / self.packed.subpixels);
         let threads = rayon::current_num_threads();
         let fewest = height.div_ceil((TILE_WINDOWS / self.row_windows()).max(1));
         let balanced =
@@ -115,20 +123,28 @@ impl Tiles<'_> {
         }
     }
 
-    /// Computes a tile into `sums`, bias included: for each phase of rows, `(rows, windows, phases of
-    /// columns, outputs)`.
-    fn sum(&self, sums: &mut Vec<f32>, tile: Tile) -> Result<()> {
-        let pixels = self.packed.phases.pow(2) * tile.rows * self.row_windows();
+    /// Computes a tile's sums, bias included: for each subpixel of a row, `(rows, windows, subpixels of
+    /// a column, outputs)`.
+    fn sum(&self, scratch: &mut Scratch, tile: &Tile) -> Result<()> {
+        let Scratch { sums, input } = scratch;
+        let pixels = self.packed.subpixels.pow(2) * tile.rows.len() * self.row_windows();
         sums.resize(pixels * self.packed.outputs(), 0.0);
         self.fill_with_bias(sums);
         let tap_len = self.weight.len() / self.conv.shape.frames;
         let first = tile.frame * self.conv.geometry.frame_stride;
         for (at, tap) in (first..).zip(self.weight.chunks_exact(tap_len)) {
             if let Some(at) = at.checked_sub(self.extent.zeros) {
-                self.add_tap(sums, self.frames[at], tap, tile)?;
+                let rows = self.padded.rows(self.rows_seen(tile), self.frames[at], input);
+                self.add_tap(sums, rows, tap, tile.rows.len())?;
             }
         }
         Ok(())
+    }
+
+    /// Rows of a padded frame that the windows of a tile lie on.
+    fn rows_seen(&self, tile: &Tile) -> Range<usize> {
+        let (stride, more) = (self.conv.geometry.stride, self.packed.subpixels - 1);
+        tile.rows.start * stride..(tile.rows.end - 1) * stride + self.packed.rows + more
     }
 
     fn fill_with_bias(&self, sums: &mut [f32]) {
@@ -141,21 +157,20 @@ impl Tiles<'_> {
         }
     }
 
-    /// Adds the products of one frame of the kernel.
-    fn add_tap(&self, sums: &mut [f32], frame: &[f32], tap: &[f32], tile: Tile) -> Result<()> {
-        let phases = self.packed.phases;
-        let (of_row, of_kernel) = (sums.len() / phases, tap.len() / phases.pow(2));
+    /// Adds the products of one frame of the kernel; `input` are the rows that `rows` rows of windows see.
+    fn add_tap(&self, sums: &mut [f32], input: &[f32], tap: &[f32], rows: usize) -> Result<()> {
+        let subpixels = self.packed.subpixels;
+        let (of_row, of_kernel) = (sums.len() / subpixels, tap.len() / subpixels.pow(2));
         for (kernel, weight) in tap.chunks_exact(of_kernel).enumerate() {
-            let (down, right) = (kernel / phases, kernel % phases);
-            let first = tile.first * self.conv.geometry.stride + down;
-            let start = first * self.padded.row_len() + right * self.conv.shape.inputs;
+            let (down, right) = (kernel / subpixels, kernel % subpixels);
+            let start = down * self.padded.row_len() + right * self.conv.shape.inputs;
             let sums = &mut sums[down * of_row..][..of_row][right * self.packed.outputs()..];
-            self.add_kernel(sums, &frame[start..], weight, tile.rows * self.row_windows() - right)?;
+            self.add_kernel(sums, &input[start..], weight, rows * self.row_windows() - right)?;
         }
         Ok(())
     }
 
-    /// Adds the products of one phase's kernel; its first window is at the start of `input`, and
+    /// Adds the products of one subpixel's kernel; its first window is at the start of `input`, and
     /// `pixels` begin a row's or a straddling window.
     fn add_kernel(
         &self,
@@ -177,12 +192,12 @@ impl Tiles<'_> {
                 row: self.padded.row_len(),
                 rows: packed.rows,
                 depth: packed.cols * inputs,
-                step: stride * inputs,
+                stride: stride * inputs,
                 weight,
                 width: packed.width,
             };
-            let sum_step = packed.phases * packed.outputs();
-            taps.add_to(&mut sums[run * windows * sum_step..], sum_step, windows)?;
+            let sum_stride = packed.subpixels * packed.outputs();
+            taps.add_to(&mut sums[run * windows * sum_stride..], sum_stride, windows)?;
         }
         Ok(())
     }
@@ -190,11 +205,11 @@ impl Tiles<'_> {
     /// Writes a tile's sums to its part of the output: without the straddling windows, with the
     /// residual, activated.
     fn store(&self, sums: &[f32], residual: &[f32], output: &mut [f32]) {
-        let (outputs, phases) = (self.conv.shape.outputs, self.packed.phases);
+        let (outputs, subpixels) = (self.conv.shape.outputs, self.packed.subpixels);
         let row_len = self.extent.width * outputs;
-        let sum_len = self.row_windows() * phases * self.packed.outputs();
+        let sum_len = self.row_windows() * subpixels * self.packed.outputs();
         for (i, output) in output.chunks_exact_mut(row_len).enumerate() {
-            let start = (i % phases) * (sums.len() / phases) + i / phases * sum_len;
+            let start = (i % subpixels) * (sums.len() / subpixels) + i / subpixels * sum_len;
             copy_pixels(&sums[start..], self.packed.outputs(), output, outputs);
             if let Some(residual) = residual.get(i * row_len..(i + 1) * row_len) {
                 output.iter_mut().zip(residual).for_each(|(y, r)| *y += r);

@@ -9,12 +9,12 @@ use super::{Geometry, panel};
 /// once and for all. Each of the four computes one output pixel of every two by two.
 #[derive(Debug)]
 pub(super) struct Packed {
-    /// `(frames, phases * phases, panels, rows, columns * in, panel width)`; outputs beyond the last
+    /// `(frames, subpixels * subpixels, panels, rows, columns * in, panel width)`; outputs beyond the last
     /// are zeros.
     pub(super) weight: Tensor,
     /// Output pixels along a side that an input pixel has.
-    pub(super) phases: usize,
-    /// Of one phase's kernel.
+    pub(super) subpixels: usize,
+    /// Of one kernel.
     pub(super) rows: usize,
     pub(super) cols: usize,
     /// Outputs of a panel, and panels.
@@ -33,7 +33,7 @@ impl Packed {
         // one.
         if weight.stride().iter().all(|&stride| stride == 0) {
             let weight = weight.i((0, 0, 0, 0, 0))?.broadcast_as(shape(1, rows, cols))?;
-            return Ok(Self { weight, phases: 1, rows, cols, width, panels });
+            return Ok(Self { weight, subpixels: 1, rows, cols, width, panels });
         }
         let kernels = if doubles(geometry) && (rows, cols) == (3, 3) {
             let [above, below] = halves(weight, 3)?;
@@ -45,8 +45,8 @@ impl Packed {
         let (_, _, _, rows, cols) = kernels[0].dims5()?;
         let pack = |kernel: &Tensor| in_panels(kernel, width)?.reshape(shape(1, rows, cols));
         let packed = kernels.iter().map(pack).collect::<Result<Vec<_>>>()?;
-        let (weight, phases) = (Tensor::cat(&packed, 1)?, kernels.len().isqrt());
-        Ok(Self { weight, phases, rows, cols, width, panels })
+        let (weight, subpixels) = (Tensor::cat(&packed, 1)?, kernels.len().isqrt());
+        Ok(Self { weight, subpixels, rows, cols, width, panels })
     }
 
     /// Outputs of all panels.

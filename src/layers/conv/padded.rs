@@ -1,11 +1,6 @@
 //! Frames with zeros around them, as windows are read from.
 
-use std::cell::RefCell;
-
-use rayon::prelude::*;
-
-/// Rows that one task copies.
-const ROWS: usize = 16;
+use std::ops::Range;
 
 /// Sizes of a frame and of what is made of it.
 #[derive(Clone, Copy, Debug)]
@@ -24,48 +19,25 @@ pub(super) struct Padded {
 impl Padded {
     /// Numbers of a row.
     pub(super) fn row_len(&self) -> usize {
-        self.side(self.width) * self.channels
+        (self.width * self.enlarge + self.padding.0 + self.padding.1) * self.channels
     }
 
-    /// Numbers of a frame.
-    pub(super) fn len(&self) -> usize {
-        self.side(self.height) * self.row_len()
-    }
-
-    fn side(&self, pixels: usize) -> usize {
-        pixels * self.enlarge + self.padding.0 + self.padding.1
-    }
-
-    /// Lends the frames, padded, to `f`, one after the other: where there is nothing to pad, they are
-    /// lent as they are. What they are copied to stays with the thread, for the next call.
-    pub(super) fn with<R>(&self, frames: &[&[f32]], f: impl FnOnce(&[&[f32]]) -> R) -> R {
-        thread_local! {
-            static COPY: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-        }
+    /// Rows of a padded frame: lent as they are where there is nothing to pad, else copied to `copy`.
+    pub(super) fn rows<'a>(
+        &self,
+        rows: Range<usize>,
+        frame: &'a [f32],
+        copy: &'a mut Vec<f32>,
+    ) -> &'a [f32] {
+        let len = self.row_len();
         if (self.enlarge, self.padding) == (1, (0, 0)) {
-            return f(frames);
+            return &frame[rows.start * len..rows.end * len];
         }
-        let mut copy = COPY.take();
-        copy.resize(frames.len() * self.len(), 0.0);
-        self.fill(&mut copy, frames);
-        let result = f(&copy.chunks_exact(self.len()).collect::<Vec<_>>());
-        COPY.set(copy);
-        result
-    }
-
-    fn fill(&self, copy: &mut [f32], frames: &[&[f32]]) {
-        let run = ROWS * self.row_len();
-        let copies = copy.chunks_exact_mut(self.len()).zip(frames);
-        let tasks: Vec<_> = copies
-            .flat_map(|(copy, frame)| {
-                copy.chunks_mut(run).enumerate().map(|(i, rows)| (i * ROWS, rows, *frame))
-            })
-            .collect();
-        tasks.into_par_iter().for_each(|(first, rows, frame)| {
-            for (y, row) in (first..).zip(rows.chunks_exact_mut(self.row_len())) {
-                self.fill_row(row, y, frame);
-            }
-        });
+        copy.resize(rows.len() * len, 0.0);
+        for (y, row) in rows.zip(copy.chunks_exact_mut(len)) {
+            self.fill_row(row, y, frame);
+        }
+        copy
     }
 
     fn fill_row(&self, row: &mut [f32], y: usize, frame: &[f32]) {

@@ -24,12 +24,12 @@ pub(super) fn width(outputs: usize) -> usize {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taps<'a> {
     /// Input rows, `row` numbers each. Window `i` is `depth` numbers of each of `rows` rows in a row,
-    /// from number `i * step` on.
+    /// from number `i * stride` on.
     pub(super) input: &'a [f32],
     pub(super) row: usize,
     pub(super) rows: usize,
     pub(super) depth: usize,
-    pub(super) step: usize,
+    pub(super) stride: usize,
     /// `(panels, rows, depth, width)`.
     pub(super) weight: &'a [f32],
     pub(super) width: usize,
@@ -37,20 +37,20 @@ pub(super) struct Taps<'a> {
 
 impl Taps<'_> {
     /// Adds the products of the first windows to `sums`: a window's are `panels * width` numbers, those
-    /// of the next `sum_step` numbers further, which is a number of panels.
-    pub(super) fn add_to(self, sums: &mut [f32], sum_step: usize, windows: usize) -> Result<()> {
-        let Self { row, rows, depth, step, width, .. } = self;
+    /// of the next `sum_stride` numbers further, which is a number of panels.
+    pub(super) fn add_to(self, sums: &mut [f32], sum_stride: usize, windows: usize) -> Result<()> {
+        let Self { row, rows, depth, stride, width, .. } = self;
         let panels = self.weight.len() / (rows * depth * width).max(1);
         let before = windows.saturating_sub(1);
-        let read = rows.saturating_sub(1) * row + before * step + depth;
-        let written = before * sum_step + panels * width;
-        if written > sums.len() || read > self.input.len() || !sum_step.is_multiple_of(width) {
+        let read = rows.saturating_sub(1) * row + before * stride + depth;
+        let written = before * sum_stride + panels * width;
+        if written > sums.len() || read > self.input.len() || !sum_stride.is_multiple_of(width) {
             let (input, sums) = (self.input.len(), sums.len());
             bail!(
                 "{windows} windows of {read} and {written} numbers do not fit {input} and {sums}"
             );
         }
-        dispatch(Adding { taps: self, sums, sum_step, windows, panels });
+        dispatch(Adding { taps: self, sums, sum_stride, windows, panels });
         Ok(())
     }
 }
@@ -59,7 +59,7 @@ impl Taps<'_> {
 struct Adding<'a> {
     taps: Taps<'a>,
     sums: &'a mut [f32],
-    sum_step: usize,
+    sum_stride: usize,
     windows: usize,
     panels: usize,
 }
@@ -98,15 +98,15 @@ impl Adding<'_> {
                         rows: row..rows.min(row + chunk),
                         weight: &weight[panel * rows * depth * vectors + first..],
                         vectors,
-                        stride: self.sum_step / S::F32_LANES,
+                        sum_stride: self.sum_stride / S::F32_LANES,
                     };
                     let column = panel * vectors + first;
                     let whole = self.windows / P * P;
                     for window in (0..whole).step_by(P) {
-                        group.add::<P, V>(window, &mut sums[window * group.stride + column..]);
+                        group.add::<P, V>(window, &mut sums[window * group.sum_stride + column..]);
                     }
                     for window in whole..self.windows {
-                        group.add::<1, V>(window, &mut sums[window * group.stride + column..]);
+                        group.add::<1, V>(window, &mut sums[window * group.sum_stride + column..]);
                     }
                 }
             }
@@ -123,17 +123,17 @@ struct Group<'a, S: Simd> {
     weight: &'a [S::f32s],
     vectors: usize,
     /// From one window's sums to the next one's, in vectors.
-    stride: usize,
+    sum_stride: usize,
 }
 
 impl<S: Simd> Group<'_, S> {
     /// Adds the products of `P` windows from `window` on; `sum` starts at the first one's.
     #[inline(always)]
     fn add<const P: usize, const V: usize>(&self, window: usize, sum: &mut [S::f32s]) {
-        let Taps { row, depth, step, input, .. } = self.taps;
-        let mut sums: [[S::f32s; V]; P] = from_fn(|p| from_fn(|v| sum[p * self.stride + v]));
+        let Taps { row, depth, stride, input, .. } = self.taps;
+        let mut sums: [[S::f32s; V]; P] = from_fn(|p| from_fn(|v| sum[p * self.sum_stride + v]));
         for r in self.rows.clone() {
-            let input = &input[r * row + window * step..][..(P - 1) * step + depth];
+            let input = &input[r * row + window * stride..][..(P - 1) * stride + depth];
             let last = (depth - 1) * self.vectors + V;
             let weight = &self.weight[r * depth * self.vectors..][..last];
             for j in 0..depth {
@@ -142,7 +142,7 @@ impl<S: Simd> Group<'_, S> {
                     from_fn(|v| unsafe { *weight.get_unchecked(j * self.vectors + v) });
                 for (p, sums) in sums.iter_mut().enumerate() {
                     // SAFETY: as above.
-                    let x = self.simd.splat_f32s(unsafe { *input.get_unchecked(p * step + j) });
+                    let x = self.simd.splat_f32s(unsafe { *input.get_unchecked(p * stride + j) });
                     for (sum, &w) in sums.iter_mut().zip(&w) {
                         *sum = multiply_add(self.simd, x, w, *sum);
                     }
@@ -150,7 +150,7 @@ impl<S: Simd> Group<'_, S> {
             }
         }
         for (p, sums) in sums.iter().enumerate() {
-            sum[p * self.stride..][..V].copy_from_slice(sums);
+            sum[p * self.sum_stride..][..V].copy_from_slice(sums);
         }
     }
 }

@@ -119,7 +119,7 @@ fn doubled_pixels_have_kernels_of_their_own() -> Result<()> {
         };
         let weight = normal(1, &[channels.1, channels.0, frames, 3, 3]);
         let Kernel::Direct(packed) = direct(&weight, &case.geometry)? else { panic!("not packed") };
-        assert_eq!((packed.phases, packed.rows, packed.cols), (2, 2, 2));
+        assert_eq!((packed.subpixels, packed.rows, packed.cols), (2, 2, 2));
         let difference = relative_difference(&case)?;
         assert!(difference <= 1e-5, "{case:?}: {difference}");
     }

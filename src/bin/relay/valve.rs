@@ -12,7 +12,7 @@ pub type Entrances = Arc<HashMap<String, gst::Element>>;
 
 /// Between the threads that make and the connection of the moment. Nothing waits here.
 #[derive(Debug, Default)]
-pub struct Gate {
+pub struct Valve {
     state: Mutex<State>,
     /// Pictures, counted by the threads that make them.
     sent: AtomicU64,
@@ -29,7 +29,7 @@ enum State {
     Open(Entrances, gst::ClockTime),
 }
 
-impl Gate {
+impl Valve {
     pub fn open_at_key_frame(&self, entrances: Entrances) {
         self.set(State::Waiting(entrances));
     }
