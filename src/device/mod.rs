@@ -1,5 +1,10 @@
 //! Devices by name.
 
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(not(feature = "cuda"))]
+#[path = "cuda_off.rs"]
+mod cuda;
 mod list;
 
 use std::fmt;
@@ -7,6 +12,7 @@ use std::str::FromStr;
 
 use candle_core::{Device, DeviceLocation, Result, utils};
 
+pub use self::cuda::{lacks_bf16, memory};
 pub use self::list::Devices;
 
 /// What a model is computed on.
@@ -26,10 +32,8 @@ impl DeviceSpec {
     pub fn open(self) -> Result<Device> {
         match self {
             Self::Cpu => Ok(Device::Cpu),
-            Self::Cuda(ordinal) => Device::new_cuda(ordinal),
-            Self::Auto if utils::cuda_is_available() => {
-                Ok(Device::new_cuda(0).unwrap_or(Device::Cpu))
-            }
+            Self::Cuda(ordinal) => cuda::open(ordinal),
+            Self::Auto if cuda::is_available() => cuda::open(0),
             Self::Auto => Ok(Device::Cpu),
         }
     }
@@ -38,6 +42,42 @@ impl DeviceSpec {
     pub fn missing_feature(self) -> Option<&'static str> {
         (matches!(self, Self::Cuda(_)) && !utils::cuda_is_available()).then_some("cuda")
     }
+}
+
+/// Why there is no GPU to be had.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Unavailable {
+    /// The driver, or one of CUDA's libraries.
+    #[error(
+        "{file} cannot be used: {reason}; expected NVIDIA's driver, and cuBLAS and cuRAND of CUDA 13 where \
+         the system looks for libraries or below CUDA_HOME"
+    )]
+    NoLibrary {
+        /// Its name.
+        file: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The driver does not know what the libraries ask for.
+    #[error("the driver is too old: it supports CUDA {version}, expected {needed} or later")]
+    OldDriver {
+        /// Newest CUDA that it supports.
+        version: String,
+        /// What this program was built with.
+        needed: String,
+    },
+    /// No device has the number.
+    #[error("no such device: got number {ordinal}, there are {count}")]
+    NoSuchDevice {
+        /// As it was asked for.
+        ordinal: usize,
+        /// Devices that the driver has, numbered from 0.
+        count: usize,
+    },
+    /// The driver refuses.
+    #[error("the driver failed: {0}")]
+    Driver(String),
 }
 
 /// A name that is no device's.

@@ -9,9 +9,10 @@ use super::Parts;
 use super::config::{Decoder, Dtype, GeneratorConfig};
 use super::error::{Error, Result};
 use super::progress::Progress;
+use super::room::{self, Share};
 use super::weights::{Places, WeightsSource};
-use crate::checkpoint::{self, Checkpoint, Place, TensorShape, requested};
-use crate::device::DeviceSpec;
+use crate::checkpoint::{self, Checkpoint, Place, Preset, TensorShape, requested};
+use crate::device::{self, DeviceSpec};
 use crate::model::{FrameDecoder, Interrupt, TextEncoder, VideoModel};
 use crate::wan::text::{PromptEncoder, PromptTokenizer, RandomTextEncoder, Umt5Encoder};
 use crate::wan::tiny_vae::{TinyDecoder, TinyEncoder, TinyFrameDecoder, TinyVaeConfig};
@@ -37,7 +38,10 @@ pub(super) fn parts(
     };
     let device = opened[0].clone();
     let load = Load { config, weights: &weights, interrupt, progress, device };
-    load.count_all(opened.len())?;
+    load.check_dtype(&opened)?;
+    let networks = load.networks(&opened, &decoder_device)?;
+    progress.add_total(networks.iter().map(|network| network.numbers).sum());
+    room::check(&[networks, load.histories(&opened)?].concat())?;
     let text = load.text()?.into();
     let replicas = opened.into_iter().map(|device| load.on(device).model());
     let replicas = replicas.collect::<Result<Vec<_>>>()?;
@@ -87,20 +91,57 @@ impl Load<'_> {
         Self { device, ..*self }
     }
 
-    /// Says how much there will be to load, with so many replicas of the transformer.
-    fn count_all(&self, replicas: usize) -> Result<()> {
-        let architecture = self.config.model.architecture;
-        let (text, dit) = (text_config(architecture), dit_config(architecture));
-        let networks = [
-            (1, self.shapes(|vb| Umt5Encoder::new(&text, vb))?),
-            (replicas, self.shapes(|vb| WanDit::new(&dit, vb))?),
-            (1, self.decoder_shapes()?),
-        ];
-        let numbers = |tensor: &TensorShape| tensor.shape.iter().product::<usize>();
-        for (count, shapes) in networks {
-            self.progress.add_total(count * shapes.iter().map(numbers).sum::<usize>());
+    /// Devices have to know the numbers that they are to compute with.
+    fn check_dtype(&self, devices: &[Device]) -> Result<()> {
+        let dtypes = |device: &Device| [self.text_dtype(), self.on(device.clone()).dtype()];
+        for device in devices.iter().filter(|device| dtypes(device).contains(&DType::BF16)) {
+            let name = DeviceSpec::from(device).to_string();
+            let lack = device::lacks_bf16(device);
+            if let Some(lack) = lack.map_err(|source| Error::Device { device: name, source })? {
+                let dtype = self.config.dtype;
+                let reason = format!("got {dtype:?}, expected F32: bf16 needs 8.0, and {lack}");
+                return Err(Error::config("dtype", reason));
+            }
         }
         Ok(())
+    }
+
+    /// Weights: random ones have no text encoder.
+    fn networks(&self, devices: &[Device], decoder_device: &Device) -> Result<Vec<Share>> {
+        let architecture = self.config.model.architecture;
+        let (text, dit) = (text_config(architecture), dit_config(architecture));
+        let share = |device: &Device, dtype, shapes: &[TensorShape]| {
+            let numbers = |tensor: &TensorShape| tensor.shape.iter().product::<usize>();
+            Share { device: device.clone(), numbers: shapes.iter().map(numbers).sum(), dtype }
+        };
+        let mut networks = Vec::new();
+        if let Weights::Files(_) = self.weights {
+            let shapes = self.shapes(|vb| Umt5Encoder::new(&text, vb))?;
+            networks.push(share(&self.device, self.text_dtype(), &shapes));
+        }
+        let shapes = self.shapes(|vb| WanDit::new(&dit, vb))?;
+        for device in devices {
+            networks.push(share(device, self.on(device.clone()).dtype(), &shapes));
+        }
+        let dtype = self.on(decoder_device.clone()).decoder_dtype();
+        networks.push(share(decoder_device, dtype, &self.decoder_shapes()?));
+        Ok(networks)
+    }
+
+    /// Keys and values of sink, window and blocks in flight, once they are full.
+    fn histories(&self, devices: &[Device]) -> Result<Vec<Share>> {
+        let spec = dit_config(self.config.model.architecture).spec();
+        let spec = spec.map_err(|cause| self.failed(cause))?;
+        let Preset { window, sink, frames_per_block, .. } = self.config.model.preset;
+        let size = self.config.frame_size();
+        let tokens = |side: u32| side as usize / spec.size_multiple();
+        let frames = (sink + window + self.config.cascade_width) * frames_per_block;
+        let width = 2 * spec.layers * spec.heads * spec.head_dim;
+        let numbers = frames * tokens(size.width) * tokens(size.height) * width;
+        let dtype = |device: &Device| self.on(device.clone()).dtype();
+        let share =
+            |device: &Device| Share { device: device.clone(), numbers, dtype: dtype(device) };
+        Ok(devices.iter().map(share).collect())
     }
 
     fn decoder_shapes(&self) -> Result<Vec<TensorShape>> {

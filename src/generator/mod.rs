@@ -17,6 +17,7 @@ pub mod noise;
 mod progress;
 mod prompt;
 mod queue;
+mod room;
 mod stream;
 mod timing;
 mod transition;

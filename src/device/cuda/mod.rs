@@ -1,0 +1,76 @@
+//! NVIDIA GPUs.
+#![allow(unsafe_code)] // two calls of the driver's that cudarc has no safe form of
+
+mod delayed;
+
+use std::ffi::c_int;
+use std::sync::Arc;
+
+use candle_core::{Device, Error, Result};
+use cudarc::driver::{CudaContext, DriverError, result, sys};
+
+use super::Unavailable;
+
+/// What cuBLAS and the kernels were built for: tens are minor versions.
+const CUDA: c_int = 13_000;
+/// The first architecture that computes in bf16, as major and minor version.
+const BF16: (c_int, c_int) = (8, 0);
+
+/// A device with a stream of its own, on which all threads that use the device queue their work, in order:
+/// the default one is another for each thread.
+pub(super) fn open(ordinal: usize) -> Result<Device> {
+    let count = count().map_err(Error::wrap)?;
+    if ordinal >= count {
+        return Err(Error::wrap(Unavailable::NoSuchDevice { ordinal, count }));
+    }
+    Device::new_cuda_with_stream(ordinal)
+}
+
+/// Whether there is any.
+pub(super) fn is_available() -> bool {
+    count().is_ok_and(|count| count > 0)
+}
+
+/// How many devices there are, once libraries and driver are known to do.
+fn count() -> std::result::Result<usize, Unavailable> {
+    delayed::load()?;
+    result::init()?;
+    let mut version = 0;
+    // SAFETY: it writes one number, to where it is told.
+    unsafe { sys::cuDriverGetVersion(&raw mut version) }.result()?;
+    if version < CUDA {
+        return Err(Unavailable::OldDriver { version: release(version), needed: release(CUDA) });
+    }
+    Ok(usize::try_from(result::device::get_count()?).unwrap_or(0))
+}
+
+fn release(version: c_int) -> String {
+    format!("{}.{}", version / 1000, version % 1000 / 10)
+}
+
+/// Bytes that are free and that there are; nothing for a device that is no GPU.
+pub fn memory(device: &Device) -> Result<Option<(u64, u64)>> {
+    let Some(context) = context(device) else { return Ok(None) };
+    let (free, total) = context.mem_get_info().map_err(Error::wrap)?;
+    Ok(Some((free as u64, total as u64)))
+}
+
+/// Why the device cannot compute in bf16, if it cannot.
+pub fn lacks_bf16(device: &Device) -> Result<Option<String>> {
+    let Some(context) = context(device) else { return Ok(None) };
+    let (major, minor) = context.compute_capability().map_err(Error::wrap)?;
+    let name = context.name().map_err(Error::wrap)?;
+    let is_older = (major, minor) < BF16;
+    Ok(is_older.then(|| format!("compute capability of {name} is {major}.{minor}")))
+}
+
+fn context(device: &Device) -> Option<Arc<CudaContext>> {
+    let Device::Cuda(device) = device else { return None };
+    Some(device.cuda_stream().context().clone())
+}
+
+impl From<DriverError> for Unavailable {
+    fn from(error: DriverError) -> Self {
+        Self::Driver(error.to_string())
+    }
+}

@@ -1,0 +1,23 @@
+//! No GPUs: a build without the feature `cuda`.
+
+use candle_core::{Device, Result};
+
+/// What candle says of a build without CUDA.
+pub(super) fn open(ordinal: usize) -> Result<Device> {
+    Device::new_cuda(ordinal)
+}
+
+/// Whether there is any: none that this build knows of.
+pub(super) fn is_available() -> bool {
+    false
+}
+
+/// Bytes that are free and that there are; nothing for a device that is no GPU.
+pub fn memory(_: &Device) -> Result<Option<(u64, u64)>> {
+    Ok(None)
+}
+
+/// Why the device cannot compute in bf16, if it cannot.
+pub fn lacks_bf16(_: &Device) -> Result<Option<String>> {
+    Ok(None)
+}
