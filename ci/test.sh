@@ -126,6 +126,7 @@ step "tool alone" cargo check --release --no-default-features --features cli
 step "documentation" document
 step "tests, generator only" cargo test --release --no-default-features
 step "tests, all that builds without CUDA" cargo test --release --features hub
+step "parity in bf16" env PARITY_DTYPE=bf16 cargo test --release --features hub --test parity
 step "examples" run_examples
 step "kernels on older processors" older_processors
 step "instructions of each kernel" ci/instructions.sh

@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use candle_core::{Device, Tensor, safetensors};
 use tempfile::TempDir;
 
+use parity::target::Target;
+
 /// A root with one fixture of ours two levels down.
 struct Root(TempDir);
 
@@ -52,7 +54,7 @@ impl Root {
 }
 
 fn check(root: &Path) -> (String, String) {
-    let report = parity::check_all([root.to_owned()]);
+    let report = parity::check_all([root.to_owned()], &Target::default());
     assert_eq!(report.is_good(), report.failures().is_empty());
     (report.sum(), report.failures().join("\n"))
 }

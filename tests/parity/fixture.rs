@@ -5,10 +5,12 @@ use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use gstblockcascade::checkpoint::Checkpoint;
 use serde::de::DeserializeOwned;
+
+use super::target::Target;
 
 const CONFIG: &str = "config.json";
 const EXPECTED: &str = "expected.safetensors";
@@ -38,19 +40,21 @@ pub fn folders(root: &Path) -> Result<Vec<PathBuf>> {
 pub struct Fixture {
     folder: PathBuf,
     config: serde_json::Value,
+    target: Target,
     expected: HashMap<String, Tensor>,
     /// Names of the golden tensors that were asked for.
     used: RefCell<HashSet<String>>,
 }
 
 impl Fixture {
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub fn open(folder: &Path, target: &Target) -> Result<Self> {
         let config = std::fs::read_to_string(folder.join(CONFIG)).context(CONFIG)?;
         let expected = folder.join(EXPECTED);
         Ok(Self {
             folder: folder.to_owned(),
             config: serde_json::from_str(&config).context(CONFIG)?,
-            expected: candle_core::safetensors::load(expected, &Device::Cpu).context(EXPECTED)?,
+            expected: candle_core::safetensors::load(expected, &target.device).context(EXPECTED)?,
+            target: target.clone(),
             used: RefCell::default(),
         })
     }
@@ -85,7 +89,20 @@ impl Fixture {
 
     /// The folder's weights, under whichever names, through the loader that users have.
     pub fn weights(&self) -> Result<VarBuilder<'static>> {
+        self.weights_in(self.target.dtype)
+    }
+
+    /// The same for an auto-encoder.
+    pub fn decoder_weights(&self) -> Result<VarBuilder<'static>> {
+        self.weights_in(self.target.decoder_dtype())
+    }
+
+    fn weights_in(&self, dtype: DType) -> Result<VarBuilder<'static>> {
         let checkpoint = Checkpoint::open(self.folder.join("model.safetensors"))?;
-        Ok(checkpoint.var_builder(DType::F32, &Device::Cpu))
+        Ok(checkpoint.var_builder(dtype, &self.target.device))
+    }
+
+    pub fn target(&self) -> &Target {
+        &self.target
     }
 }

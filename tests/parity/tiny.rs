@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use anyhow::Result;
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 use gstblockcascade::model::Interrupt;
 use gstblockcascade::wan::tiny_vae::{TinyDecoder, TinyVaeConfig};
@@ -24,7 +24,8 @@ pub fn check(fixture: &Fixture, report: &mut Report) -> Result<()> {
         Ok((name, weights?))
     });
     let weights = weights.collect::<Result<HashMap<_, _>>>()?;
-    let vb = VarBuilder::from_tensors(weights, DType::F32, &Device::Cpu);
+    let target = fixture.target();
+    let vb = VarBuilder::from_tensors(weights, target.decoder_dtype(), &target.device);
     let decoder = TinyDecoder::new(&TinyVaeConfig::taew2_1(), vb)?;
     let latents = fixture.tensor("latents")?;
     let pixels = decoder.step(&mut decoder.state(), latents, &Interrupt::default())?;
