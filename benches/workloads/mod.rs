@@ -1,10 +1,11 @@
-//! What a CPU's time goes into, each as something that can be run again and again. Weights and inputs are
-//! random: the work is the same.
+//! What time goes into, each as something that can be run again and again. Weights and inputs are random:
+//! the work is the same.
 
 use std::hint::black_box;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::VarBuilder;
 use gstblockcascade::checkpoint::random;
 use gstblockcascade::layers::attention::attend;
 use gstblockcascade::layers::conv::{Conv, Geometry};
@@ -40,8 +41,27 @@ pub const WORKLOADS: [(&str, Make); 7] = [
     ("taehv_decode", taehv_decode),
 ];
 
+/// What is computed on, and in which numbers.
+#[derive(Clone, Debug)]
+pub struct Target {
+    pub device: Device,
+    pub dtype: DType,
+}
+
+const HOST: Target = Target { device: Device::Cpu, dtype: DType::F32 };
+
+impl Target {
+    fn randn(&self, shape: &[usize]) -> Result<Tensor> {
+        Tensor::randn(0f32, 1.0, shape, &self.device)?.to_dtype(self.dtype)
+    }
+
+    pub fn weights(&self) -> VarBuilder<'static> {
+        random(0, self.dtype, &self.device)
+    }
+}
+
 fn randn(shape: &[usize]) -> Result<Tensor> {
-    Tensor::randn(0f32, 1.0, shape, &Device::Cpu)
+    HOST.randn(shape)
 }
 
 /// The feed-forward's first linear of the 1.3B.
@@ -82,15 +102,26 @@ fn conv3d_step(size: Size) -> Result<Work> {
 
 /// A stream's first block at 208x128, in two layers of the 1.3B with the embeddings and the head.
 fn dit_first(size: Size) -> Result<Work> {
-    dit(size, 0)
+    two_layers(size, 0)
 }
 
 /// The same with seven blocks of history.
 fn dit_steady(size: Size) -> Result<Work> {
-    dit(size, 7)
+    two_layers(size, 7)
 }
 
-/// Keys of some blocks before the own ones.
+fn two_layers(size: Size, past: usize) -> Result<Work> {
+    let (config, latent) = match size {
+        Size::Whole => (WanConfig { num_layers: 2, ..WanConfig::t2v_1_3b() }, (16, 26)),
+        Size::Small => (WanConfig { num_layers: 1, ..WanConfig::pocket() }, (8, 8)),
+    };
+    dit(&HOST, &config, latent, past * BLOCK)
+}
+
+/// Latent frames of a block.
+pub const BLOCK: usize = 3;
+
+/// Keys of some frames before the own ones.
 struct Past(Option<Kv>);
 
 impl KvExchange for Past {
@@ -99,26 +130,29 @@ impl KvExchange for Past {
     }
 }
 
-fn dit(size: Size, past: usize) -> Result<Work> {
-    const FRAMES: usize = 3;
-    let (config, height, width) = match size {
-        Size::Whole => (WanConfig { num_layers: 2, ..WanConfig::t2v_1_3b() }, 16, 26),
-        Size::Small => (WanConfig { num_layers: 1, ..WanConfig::pocket() }, 8, 8),
-    };
-    let model = WanDit::new(&config, random(0, DType::F32, &Device::Cpu))?;
+/// A forward of one block behind so many latent frames; `latent` is rows and columns.
+pub fn dit(
+    target: &Target,
+    config: &WanConfig,
+    latent: (usize, usize),
+    past: usize,
+) -> Result<Work> {
+    let model = WanDit::new(config, target.weights())?;
     let words = config.text_len.min(77);
-    let text = model.text_context(&TextEmbedding(randn(&[words, config.text_dim])?))?;
-    let latent = randn(&[FRAMES, config.in_dim, height, width])?;
-    let tokens = past * FRAMES * height * width / 4;
-    let kv = || randn(&[1, tokens, config.num_heads, config.dim / config.num_heads]);
+    let text = TextEmbedding(target.randn(&[words, config.text_dim])?);
+    let text = model.text_context(&text)?;
+    let (height, width) = latent;
+    let latent = target.randn(&[BLOCK, config.in_dim, height, width])?.to_dtype(DType::F32)?;
+    let tokens = past * height * width / 4;
+    let kv = || target.randn(&[1, tokens, config.num_heads, config.dim / config.num_heads]);
     let mut keys = Past(
         (past > 0).then(|| Ok::<_, candle_core::Error>(Kv { k: kv()?, v: kv()? })).transpose()?,
     );
     Ok(Box::new(move || {
         let block = DenoiseInput {
             latent: black_box(&latent),
-            first_frame: past * FRAMES,
-            timesteps: &[937.5; FRAMES],
+            first_frame: past,
+            timesteps: &[937.5; BLOCK],
             text: &text,
         };
         Ok(model.predict_flow(&[block], &mut keys)?.swap_remove(0))
@@ -127,27 +161,43 @@ fn dit(size: Size, past: usize) -> Result<Work> {
 
 /// Three latents to twelve frames of 64x64, in steady state.
 fn vae_decode(size: Size) -> Result<Work> {
-    let (config, side) = match size {
-        Size::Whole => (WanVaeConfig::wan21(), 8),
-        Size::Small => (WanVaeConfig::pocket(), 4),
-    };
-    let decoder = WanDecoder::new(&config, random(0, DType::F32, &Device::Cpu))?;
-    decode(WanFrameDecoder::new(Arc::new(decoder)), &[3, config.z_dim, side, side])
+    match size {
+        Size::Whole => vae(&HOST, &WanVaeConfig::wan21(), (8, 8)),
+        Size::Small => vae(&HOST, &WanVaeConfig::pocket(), (4, 4)),
+    }
 }
 
 /// Three latents to twelve frames of 208x128, in steady state.
 fn taehv_decode(size: Size) -> Result<Work> {
     let config = TinyVaeConfig::taew2_1();
-    let (config, height, width) = match size {
-        Size::Whole => (config, 16, 26),
-        Size::Small => (TinyVaeConfig { widths: vec![32, 16, 8], width: 8, ..config }, 4, 4),
-    };
-    let decoder = TinyDecoder::new(&config, random(0, DType::F32, &Device::Cpu))?;
-    decode(TinyFrameDecoder::new(Arc::new(decoder)), &[3, config.z_dim, height, width])
+    match size {
+        Size::Whole => taehv(&HOST, &config, (16, 26)),
+        Size::Small => {
+            let config = TinyVaeConfig { widths: vec![32, 16, 8], width: 8, ..config };
+            taehv(&HOST, &config, (4, 4))
+        }
+    }
 }
 
-fn decode(mut decoder: impl FrameDecoder + 'static, latents: &[usize]) -> Result<Work> {
-    let (latents, interrupt) = (randn(latents)?, Interrupt::default());
+/// A block's latents to frames, in steady state.
+pub fn vae(target: &Target, config: &WanVaeConfig, latent: (usize, usize)) -> Result<Work> {
+    let decoder = WanFrameDecoder::new(Arc::new(WanDecoder::new(config, target.weights())?));
+    decode(target, decoder, &[BLOCK, config.z_dim, latent.0, latent.1])
+}
+
+/// The same with the tiny decoder.
+pub fn taehv(target: &Target, config: &TinyVaeConfig, latent: (usize, usize)) -> Result<Work> {
+    let decoder = TinyFrameDecoder::new(Arc::new(TinyDecoder::new(config, target.weights())?));
+    decode(target, decoder, &[BLOCK, config.z_dim, latent.0, latent.1])
+}
+
+fn decode(
+    target: &Target,
+    mut decoder: impl FrameDecoder + 'static,
+    latents: &[usize],
+) -> Result<Work> {
+    let latents = target.randn(latents)?.to_dtype(DType::F32)?;
+    let interrupt = Interrupt::default();
     let mut step = move || decoder.step(black_box(&latents), &interrupt);
     step()?; // a stream's first frame is another one's work
     Ok(Box::new(step))
