@@ -1,5 +1,7 @@
 //! Machines without a GPU, or with one that cannot be used: libraries that say so stand in for CUDA's.
 
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests, which clippy does not see
+
 use std::path::Path;
 use std::process::{Command, Output};
 

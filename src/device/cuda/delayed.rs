@@ -6,6 +6,7 @@
 //! calls them earlier, for all that they work on comes from a device that was opened. The other way, a
 //! second library with an interface in C that is opened for GPUs, would put that interface between
 //! everything that a prompt and a frame are.
+#![allow(unsafe_code)] // opening libraries runs what they run when they are opened
 
 use std::arch::global_asm;
 use std::error::Error;
@@ -77,17 +78,17 @@ macro_rules! libraries {
     ($($file:literal: $($function:ident)*;)*) => {
         #[allow(non_camel_case_types)]
         #[derive(Clone, Copy)]
-        enum Function {
+        enum Place {
             $($($function,)*)*
         }
 
-        const COUNT: usize = [$($(Function::$function,)*)*].len();
+        const COUNT: usize = [$($(Place::$function,)*)*].len();
 
         static TABLE: [AtomicPtr<c_void>; COUNT] =
             [const { AtomicPtr::new(absent as *mut c_void) }; COUNT];
 
         fn bind_all() -> Result<(), Unavailable> {
-            $(bind($file, &[$((stringify!($function), &TABLE[Function::$function as usize])),*])?;)*
+            $(bind($file, &[$((stringify!($function), &TABLE[Place::$function as usize])),*])?;)*
             Ok(())
         }
 
@@ -106,7 +107,7 @@ macro_rules! define {
             concat!(stringify!($function), ":"),
             "jmp qword ptr [rip + {table} + {place}]",
             table = sym TABLE,
-            place = const Function::$function as usize * size_of::<usize>(),
+            place = const Place::$function as usize * size_of::<usize>(),
         );
     };
 }
@@ -124,7 +125,7 @@ macro_rules! define {
             "ldr x16, [x16, :lo12:{table} + {place}]",
             "br x16",
             table = sym TABLE,
-            place = const Function::$function as usize * size_of::<usize>(),
+            place = const Place::$function as usize * size_of::<usize>(),
         );
     };
 }
