@@ -1,7 +1,7 @@
 #!/bin/sh
 # ci/cuda-build.sh [COMMAND...]
-# Runs a command of cargo's, or `build --release --features cuda`, on a machine that has neither a GPU nor
-# CUDA. nvcc comes from PyPI, into the target folder, once; CUDA's libraries are looked for when the
+# Runs a command of cargo's, `build --release --features cuda` where none is given, or nvcc, on a machine that
+# has neither a GPU nor CUDA. nvcc comes from PyPI, into the target folder, once; CUDA's libraries are looked for when the
 # program runs (src/device/cuda/delayed.rs), so that empty ones will do to link with.
 set -eu
 cd "$(dirname "$0")/.."
@@ -34,4 +34,5 @@ for library in cuda cudart cublas cublasLt curand nvrtc; do stub $library; done
 export CUDA_ROOT="$toolkit" CUDA_HOME="$toolkit" CUDA_PATH="$toolkit" PATH="$toolkit/bin:$PATH" \
     CUDA_COMPUTE_CAP="$compute_capability"
 [ $# -gt 0 ] || set -- build --release --features cuda
-exec cargo "$@"
+[ "$1" = nvcc ] || set -- cargo "$@"
+exec "$@"

@@ -1,8 +1,13 @@
 //! Softmax attention without a mask: queries of one or several blocks over lists of keys.
 //!
 //! `plain` is the specification, on any device and in any dtype; `tiled` is the fast path for f32
-//! on a CPU. Neither ever holds the full matrix of scores.
+//! on a CPU, `flash` the one for bf16 on a GPU. None ever holds the full matrix of scores.
 
+#[cfg(feature = "cuda")]
+mod flash;
+#[cfg(not(feature = "cuda"))]
+#[path = "flash_off.rs"]
+mod flash;
 mod plain;
 mod tiled;
 
@@ -26,9 +31,11 @@ pub struct Kv {
 pub fn attend(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<Tensor> {
     check(q, keys, last_count)?;
     if is_host_f32(q) && keys.iter().all(|kv| is_host_f32(&kv.k) && is_host_f32(&kv.v)) {
-        tiled::attend(q, keys, last_count)
-    } else {
-        plain::attend(q, keys, last_count)
+        return tiled::attend(q, keys, last_count);
+    }
+    match flash::attend(q, keys, last_count)? {
+        Some(out) => Ok(out),
+        None => plain::attend(q, keys, last_count),
     }
 }
 

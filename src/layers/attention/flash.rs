@@ -1,0 +1,161 @@
+//! Attention by a kernel of ours, in bf16 on NVIDIA GPUs: `device/kernels/attention.cu`.
+#![allow(unsafe_code)] // launches it
+
+use candle_core::backend::BackendStorage;
+use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute as FunctionAttribute;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg, SyncOnDrop,
+};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use half::bf16;
+
+use super::Kv;
+
+const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"));
+
+/// As the kernel has them: widths of a head, pieces of keys at most, queries of a block of threads, its
+/// threads, and keys of a tile.
+const WIDTHS: [usize; 3] = [32, 64, 128];
+const PIECES: usize = 64;
+const QUERIES: u32 = 128;
+const THREADS: u32 = 256;
+const KEYS: usize = 64;
+/// Tiles in shared memory: two of keys, two of values.
+const TILES: usize = 4;
+
+/// Nothing, where the kernel does not know the numbers or the sizes.
+pub(super) fn attend(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<Option<Tensor>> {
+    let (batch, _, _, width) = q.dims4()?;
+    let mut tensors = keys.iter().flat_map(|kv| [&kv.k, &kv.v]).chain([q]);
+    let is_known = tensors.all(|x| x.device().is_cuda() && x.dtype() == DType::BF16);
+    if !is_known || batch != 1 || !WIDTHS.contains(&width) {
+        return Ok(None);
+    }
+    let contiguous = |kv: &Kv| Ok(Kv { k: kv.k.contiguous()?, v: kv.v.contiguous()? });
+    let keys = if keys.len() > PIECES {
+        let all =
+            |part: fn(&Kv) -> &Tensor| Tensor::cat(&keys.iter().map(part).collect::<Vec<_>>(), 1);
+        vec![Kv { k: all(|kv| &kv.k)?, v: all(|kv| &kv.v)? }]
+    } else {
+        keys.iter().map(contiguous).collect::<Result<_>>()?
+    };
+    let is_row = q.stride()[2..] == [width, 1];
+    let q = if is_row { q.clone() } else { q.contiguous()? };
+    q.apply_op1_no_bwd(&Attention { keys, last_count }).map(Some)
+}
+
+/// What queries attend to.
+struct Attention {
+    keys: Vec<Kv>,
+    last_count: usize,
+}
+
+/// Keys and values of some tokens; `end` is the number of tokens up to here, of all.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Piece {
+    k: u64,
+    v: u64,
+    end: i64,
+}
+
+/// What the kernel is told.
+#[repr(C)]
+struct Arguments {
+    q: u64,
+    out: u64,
+    q_row: i64,
+    queries: i32,
+    keys: i32,
+    scale: f32,
+    last_bias: f32,
+    pieces: [Piece; PIECES],
+}
+
+// SAFETY: numbers and addresses, laid out as the kernel has them.
+unsafe impl DeviceRepr for Arguments {}
+
+impl CustomOp1 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
+        bail!("a kernel for GPUs cannot run on the cpu")
+    }
+
+    fn cuda_fwd(&self, q: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        let (_, queries, heads, width) = layout.shape().dims4()?;
+        let (device, stream) = (q.device(), q.device().cuda_stream());
+        // SAFETY: the kernel writes all of it.
+        let mut out = unsafe { device.alloc::<bf16>(queries * heads * width)? };
+        let tensors = self.keys.iter().flat_map(|kv| [&kv.k, &kv.v]);
+        let stored: Vec<_> = tensors.map(Tensor::storage_and_layout).collect();
+        let mut arguments = Arguments::new(queries, width, self.last_count);
+        arguments.q_row = layout.stride()[1] as i64;
+        let mut in_use = Vec::new(); // until the kernel is queued
+        for (piece, kv) in arguments.pieces.iter_mut().zip(stored.chunks_exact(2)) {
+            arguments.keys += kv[0].1.dims()[1] as i32;
+            piece.end = arguments.keys.into();
+            for (address, (storage, layout)) in [&mut piece.k, &mut piece.v].into_iter().zip(kv) {
+                let Storage::Cuda(storage) = &**storage else {
+                    bail!("keys are not where queries are")
+                };
+                *address = place(storage, layout, &stream, &mut in_use)?;
+            }
+        }
+        arguments.q = place(q, layout, &stream, &mut in_use)?;
+        let (address, out_in_use) = out.device_ptr_mut(&stream);
+        arguments.out = address;
+        launch(device, &arguments, heads, width)?;
+        drop((in_use, out_in_use));
+        Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), layout.shape().clone()))
+    }
+}
+
+/// Where numbers begin; what keeps them there for the stream is added to `in_use`.
+fn place<'a>(
+    storage: &'a CudaStorage,
+    layout: &Layout,
+    stream: &'a CudaStream,
+    in_use: &mut Vec<SyncOnDrop<'a>>,
+) -> Result<u64> {
+    let (address, guard) = storage.as_cuda_slice::<bf16>()?.device_ptr(stream);
+    in_use.push(guard);
+    Ok(address + (layout.start_offset() * size_of::<bf16>()) as u64)
+}
+
+/// A block of threads for some queries of each head.
+fn launch(device: &CudaDevice, arguments: &Arguments, heads: usize, width: usize) -> Result<()> {
+    let name = format!("attention_{width}");
+    let function = device.get_or_load_custom_func(&name, "attention", PTX)?;
+    let bytes = TILES * KEYS * width * size_of::<bf16>();
+    let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    function.set_attribute(most, bytes as i32).w()?;
+    let columns = (arguments.queries as u32).div_ceil(QUERIES);
+    let config = LaunchConfig {
+        grid_dim: (columns, heads as u32, 1),
+        block_dim: (THREADS, 1, 1),
+        shared_mem_bytes: bytes as u32,
+    };
+    let mut builder = function.builder();
+    builder.arg(arguments);
+    // SAFETY: the arguments are the kernel's, and what they point to is in use by the stream.
+    unsafe { builder.launch(config) }.w().map(drop)
+}
+
+impl Arguments {
+    fn new(queries: usize, width: usize, last_count: usize) -> Self {
+        Self {
+            q: 0,
+            out: 0,
+            q_row: 0,
+            queries: queries as i32,
+            keys: 0,
+            scale: std::f32::consts::LOG2_E / (width as f32).sqrt(),
+            last_bias: (last_count as f32).log2(),
+            pieces: [Piece::default(); PIECES],
+        }
+    }
+}

@@ -1,0 +1,10 @@
+#include "attention.cu"
+
+// As the launch in layers/attention/flash.rs.
+extern "C" void run_attention(const Arguments* arguments, int columns, int heads, int width, bool is_late) {
+    launch(columns, heads, THREADS, is_late, [=] {
+        if (width == 32) attention_32(*arguments);
+        if (width == 64) attention_64(*arguments);
+        if (width == 128) attention_128(*arguments);
+    });
+}
