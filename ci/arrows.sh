@@ -22,12 +22,14 @@ elsewhere() {
 forbid 'a tensor in the element' 'candle' src/source
 forbid 'a network that knows who runs it' '(crate|super|self)::(cascade|generator|source)\b' src/wan
 forbid 'a layer that knows its network' \
-    'crate::(wan|cascade|generator|source|checkpoint|model|device)\b' src/layers
+    'crate::(wan|cascade|generator|source|checkpoint|model)\b|crate::device(;|::[^k])' src/layers
 forbid 'a device that knows its user' 'crate::(generator|cascade|source|wan)\b' src/device
 forbid 'a family inside the cascade' '\b[wW]an\b|crate::wan' src/cascade
 # shellcheck disable=SC2046 # one word for each file
 forbid 'a feature outside the on/off pairs' 'cfg(_attr)?\(.*feature *=' $(elsewhere \
-    src/lib.rs src/checkpoint/mod.rs src/device/mod.rs src/layers/attention/mod.rs)
+    src/lib.rs src/checkpoint/mod.rs src/device/mod.rs)
+# shellcheck disable=SC2046
+forbid 'hardware outside of device' 'cudarc|cuda_backend' $(elsewhere $(find src/device -name '*.rs'))
 # shellcheck disable=SC2046
 forbid 'unsafe where no reason is given' '\bunsafe\b' $(
     find src -name '*.rs' -exec grep -LE 'allow\(unsafe_code\)\] // ' {} +)

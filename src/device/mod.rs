@@ -5,6 +5,11 @@ mod cuda;
 #[cfg(not(feature = "cuda"))]
 #[path = "cuda_off.rs"]
 mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) mod kernels;
+#[cfg(not(feature = "cuda"))]
+#[path = "kernels_off.rs"]
+pub(crate) mod kernels;
 mod list;
 
 use std::fmt;

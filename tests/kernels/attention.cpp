@@ -1,6 +1,6 @@
 #include "attention.cu"
 
-// As the launch in layers/attention/flash.rs.
+// As device/kernels/attention.rs launches it.
 extern "C" void run_attention(const Arguments* arguments, int columns, int heads, int width, bool is_late) {
     launch(columns, heads, THREADS, is_late, [=] {
         if (width == 32) attention_32(*arguments);

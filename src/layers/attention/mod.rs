@@ -1,18 +1,14 @@
 //! Softmax attention without a mask: queries of one or several blocks over lists of keys.
 //!
 //! `plain` is the specification, on any device and in any dtype; `tiled` is the fast path for f32
-//! on a CPU, `flash` the one for bf16 on a GPU. None ever holds the full matrix of scores.
+//! on a CPU, and bf16 on a GPU has a kernel. None ever holds the full matrix of scores.
 
-#[cfg(feature = "cuda")]
-mod flash;
-#[cfg(not(feature = "cuda"))]
-#[path = "flash_off.rs"]
-mod flash;
 mod plain;
 mod tiled;
 
 use candle_core::{Result, Tensor, bail};
 
+use crate::device::kernels;
 use crate::layers::simd::is_host_f32;
 
 /// Keys and values that are attended to together, `(b, tokens, heads, d)` each.
@@ -33,7 +29,8 @@ pub fn attend(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<Tensor> {
     if is_host_f32(q) && keys.iter().all(|kv| is_host_f32(&kv.k) && is_host_f32(&kv.v)) {
         return tiled::attend(q, keys, last_count);
     }
-    match flash::attend(q, keys, last_count)? {
+    let pairs: Vec<_> = keys.iter().map(|Kv { k, v }| (k, v)).collect();
+    match kernels::attention(q, &pairs, last_count)? {
         Some(out) => Ok(out),
         None => plain::attend(q, keys, last_count),
     }

@@ -1,4 +1,4 @@
-//! Attention by a kernel of ours, in bf16 on NVIDIA GPUs: `device/kernels/attention.cu`.
+//! Attention in bf16: `attention.cu`.
 #![allow(unsafe_code)] // launches it
 
 use candle_core::backend::BackendStorage;
@@ -9,8 +9,6 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor, bail};
 use half::bf16;
-
-use super::Kv;
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"));
 
@@ -24,20 +22,26 @@ const KEYS: usize = 64;
 /// Tiles in shared memory: two of keys, two of values.
 const TILES: usize = 4;
 
-/// Nothing, where the kernel does not know the numbers or the sizes.
-pub(super) fn attend(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<Option<Tensor>> {
+/// Softmax attention of `(1, queries, heads, width)` over keys and values in pieces, shaped likewise; the last
+/// key stands for `last_count` equal ones.
+pub fn attention(
+    q: &Tensor,
+    keys: &[(&Tensor, &Tensor)],
+    last_count: usize,
+) -> Result<Option<Tensor>> {
     let (batch, _, _, width) = q.dims4()?;
-    let mut tensors = keys.iter().flat_map(|kv| [&kv.k, &kv.v]).chain([q]);
+    let mut tensors = keys.iter().flat_map(|(k, v)| [*k, *v]).chain([q]);
     let is_known = tensors.all(|x| x.device().is_cuda() && x.dtype() == DType::BF16);
     if !is_known || batch != 1 || !WIDTHS.contains(&width) {
         return Ok(None);
     }
-    let contiguous = |kv: &Kv| Ok(Kv { k: kv.k.contiguous()?, v: kv.v.contiguous()? });
     let keys = if keys.len() > PIECES {
-        let all =
-            |part: fn(&Kv) -> &Tensor| Tensor::cat(&keys.iter().map(part).collect::<Vec<_>>(), 1);
-        vec![Kv { k: all(|kv| &kv.k)?, v: all(|kv| &kv.v)? }]
+        let all = |part: fn(&(&Tensor, &Tensor)) -> Tensor| {
+            Tensor::cat(&keys.iter().map(part).collect::<Vec<_>>(), 1)
+        };
+        vec![[all(|(k, _)| (*k).clone())?, all(|(_, v)| (*v).clone())?]]
     } else {
+        let contiguous = |(k, v): &(&Tensor, &Tensor)| Ok([k.contiguous()?, v.contiguous()?]);
         keys.iter().map(contiguous).collect::<Result<_>>()?
     };
     let is_row = q.stride()[2..] == [width, 1];
@@ -47,7 +51,8 @@ pub(super) fn attend(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<Optio
 
 /// What queries attend to.
 struct Attention {
-    keys: Vec<Kv>,
+    /// Keys, values.
+    keys: Vec<[Tensor; 2]>,
     last_count: usize,
 }
 
@@ -90,7 +95,7 @@ impl CustomOp1 for Attention {
         let (device, stream) = (q.device(), q.device().cuda_stream());
         // SAFETY: the kernel writes all of it.
         let mut out = unsafe { device.alloc::<bf16>(queries * heads * width)? };
-        let tensors = self.keys.iter().flat_map(|kv| [&kv.k, &kv.v]);
+        let tensors = self.keys.iter().flatten();
         let stored: Vec<_> = tensors.map(Tensor::storage_and_layout).collect();
         let mut arguments = Arguments::new(queries, width, self.last_count);
         arguments.q_row = layout.stride()[1] as i64;
