@@ -100,8 +100,9 @@ build_with_cuda() {
     export NVCC_APPEND_FLAGS="-Xcicc -O0 -Xptxas -O0"
     plugin=${CARGO_TARGET_DIR:-target}/release/libgstblockcascade.so
     ci/cuda-build.sh clippy --release --features cuda --lib --test cuda -- -D warnings &&
-        ci/cuda-build.sh nvcc -std=c++17 -O3 -arch sm_90 --cubin -o "$scratch/kernel" \
-            src/device/kernels/attention.cu &&
+        for kernel in src/device/kernels/*.cu; do
+            ci/cuda-build.sh nvcc -std=c++17 -arch sm_90 --cubin -o "$scratch/kernel" "$kernel" || return 1
+        done &&
         ci/cuda-build.sh test --release --features cuda --test cuda &&
         ci/cuda-build.sh build --release --features cuda --lib &&
         readelf --dynamic "$plugin" | grep NEEDED &&

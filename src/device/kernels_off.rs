@@ -1,8 +1,20 @@
 //! No kernels of ours: a build without the feature `cuda`.
 
-use candle_core::{Result, Tensor};
+use candle_core::{Result, Tensor, bail};
+
+use super::convolution::Convolution;
 
 /// Nothing, for everything.
 pub fn attention(_: &Tensor, _: &[(&Tensor, &Tensor)], _: usize) -> Result<Option<Tensor>> {
     Ok(None)
+}
+
+/// It knows none.
+pub fn knows_convolution(_: &Tensor, _: usize) -> Result<bool> {
+    Ok(false)
+}
+
+/// For what is known, of which there is none.
+pub fn convolve(_: &Tensor, _: Convolution<'_>) -> Result<Tensor> {
+    bail!("no kernel knows this convolution")
 }

@@ -1,5 +1,6 @@
 //! Devices by name.
 
+pub mod convolution;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(not(feature = "cuda"))]

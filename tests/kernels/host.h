@@ -25,8 +25,8 @@ struct alignas(16) uint4 { unsigned x, y, z, w; };
 constexpr int LANES = 32;
 constexpr size_t STACK = 256 << 10;
 
-inline uint3 threadIdx, blockIdx, gridDim;
-inline uint4 block_memory[1 << 14]; // 256 KiB: more than any GPU has
+static uint3 threadIdx, blockIdx, gridDim;
+static uint4 block_memory[1 << 14]; // 256 KiB: more than any GPU has
 
 #define SHARED(type, name) type* name = block_memory
 
@@ -64,7 +64,7 @@ struct Block {
     float values[1 << 5][LANES];
 };
 
-inline Block* block;
+static Block* block;
 
 inline void wait_at(Meeting& meeting) {
     unsigned generation = meeting.generation;
@@ -201,4 +201,5 @@ inline unsigned rounded(float value) {
 }
 
 inline unsigned pack(float low, float high) { return rounded(low) | rounded(high) << 16; }
+inline float widen(uint16_t number) { return half_of(number, 0); }
 inline float power_of_two(float x) { return std::exp2(x); }

@@ -1,23 +1,21 @@
 //! Attention in bf16: `attention.cu`.
-#![allow(unsafe_code)] // launches it
+#![allow(unsafe_code)] // says how its arguments are laid out
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute as FunctionAttribute;
-use candle_core::cuda_backend::cudarc::driver::{
-    CudaStream, DevicePtr, DevicePtrMut, DeviceRepr, LaunchConfig, PushKernelArg, SyncOnDrop,
-};
-use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr};
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::cuda_backend::CudaStorage;
+use candle_core::cuda_backend::cudarc::driver::{DevicePtrMut, DeviceRepr};
+use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use half::bf16;
+
+use super::{Launch, place, place_on};
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"));
 
-/// As the kernel has them: widths of a head, pieces of keys at most, queries of a block of threads, its
-/// threads, and keys of a tile.
+/// As the kernel has them: widths of a head, pieces of keys at most, queries of a block of threads, keys of a
+/// tile.
 const WIDTHS: [usize; 3] = [32, 64, 128];
 const PIECES: usize = 64;
 const QUERIES: u32 = 128;
-const THREADS: u32 = 256;
 const KEYS: usize = 64;
 /// Tiles in shared memory: two of keys, two of values.
 const TILES: usize = 4;
@@ -104,50 +102,26 @@ impl CustomOp1 for Attention {
             arguments.keys += kv[0].1.dims()[1] as i32;
             piece.end = arguments.keys.into();
             for (address, (storage, layout)) in [&mut piece.k, &mut piece.v].into_iter().zip(kv) {
-                let Storage::Cuda(storage) = &**storage else {
-                    bail!("keys are not where queries are")
-                };
                 *address = place(storage, layout, &stream, &mut in_use)?;
             }
         }
-        arguments.q = place(q, layout, &stream, &mut in_use)?;
+        arguments.q = place_on(q, layout, &stream, &mut in_use)?;
         let (address, out_in_use) = out.device_ptr_mut(&stream);
         arguments.out = address;
-        launch(device, &arguments, heads, width)?;
+        launch(heads, width, queries).run(device, &arguments)?;
         drop((in_use, out_in_use));
         Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), layout.shape().clone()))
     }
 }
 
-/// Where numbers begin; what keeps them there for the stream is added to `in_use`.
-fn place<'a>(
-    storage: &'a CudaStorage,
-    layout: &Layout,
-    stream: &'a CudaStream,
-    in_use: &mut Vec<SyncOnDrop<'a>>,
-) -> Result<u64> {
-    let (address, guard) = storage.as_cuda_slice::<bf16>()?.device_ptr(stream);
-    in_use.push(guard);
-    Ok(address + (layout.start_offset() * size_of::<bf16>()) as u64)
-}
-
 /// A block of threads for some queries of each head.
-fn launch(device: &CudaDevice, arguments: &Arguments, heads: usize, width: usize) -> Result<()> {
-    let name = format!("attention_{width}");
-    let function = device.get_or_load_custom_func(&name, "attention", PTX)?;
-    let bytes = TILES * KEYS * width * size_of::<bf16>();
-    let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-    function.set_attribute(most, bytes as i32).w()?;
-    let columns = (arguments.queries as u32).div_ceil(QUERIES);
-    let config = LaunchConfig {
-        grid_dim: (columns, heads as u32, 1),
-        block_dim: (THREADS, 1, 1),
-        shared_mem_bytes: bytes as u32,
-    };
-    let mut builder = function.builder();
-    builder.arg(arguments);
-    // SAFETY: the arguments are the kernel's, and what they point to is in use by the stream.
-    unsafe { builder.launch(config) }.w().map(drop)
+fn launch(heads: usize, width: usize, queries: usize) -> Launch {
+    Launch {
+        module: ("attention", PTX),
+        function: format!("attention_{width}"),
+        grid: ((queries as u32).div_ceil(QUERIES), heads as u32),
+        shared_bytes: (TILES * KEYS * width * size_of::<bf16>()) as u32,
+    }
 }
 
 impl Arguments {

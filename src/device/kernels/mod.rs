@@ -1,6 +1,76 @@
 //! Kernels of ours for NVIDIA GPUs: the `.cu` files beside this one, compiled when the crate is built. Each takes
 //! what it knows, and answers nothing to the rest: that is left to candle's operators.
+#![allow(unsafe_code)] // launches them
 
 mod attention;
+mod convolution;
+
+use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute as FunctionAttribute;
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, SyncOnDrop,
+};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr};
+use candle_core::{Layout, Result, Storage, bail};
+use half::bf16;
 
 pub use self::attention::attention;
+pub use self::convolution::{convolve, knows_convolution};
+
+/// Threads of a block, in every kernel.
+const THREADS: u32 = 256;
+
+/// A function of a file of kernels, and how it is started.
+struct Launch {
+    /// The file's name, and what it was compiled to.
+    module: (&'static str, &'static str),
+    function: String,
+    /// Blocks of threads.
+    grid: (u32, u32),
+    /// Memory that each block shares.
+    shared_bytes: u32,
+}
+
+impl Launch {
+    fn run<A: DeviceRepr>(self, device: &CudaDevice, arguments: &A) -> Result<()> {
+        let (name, ptx) = self.module;
+        let function = device.get_or_load_custom_func(&self.function, name, ptx)?;
+        let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        function.set_attribute(most, self.shared_bytes as i32).w()?;
+        let config = LaunchConfig {
+            grid_dim: (self.grid.0, self.grid.1, 1),
+            block_dim: (THREADS, 1, 1),
+            shared_mem_bytes: self.shared_bytes,
+        };
+        let mut builder = function.builder();
+        builder.arg(arguments);
+        // SAFETY: the arguments are the kernel's, and what they point to is in use by the stream.
+        unsafe { builder.launch(config) }.w().map(drop)
+    }
+}
+
+/// What is kept in use until a kernel is queued.
+type InUse<'a> = Vec<SyncOnDrop<'a>>;
+
+/// Where the numbers of a tensor begin.
+fn place<'a>(
+    storage: &'a Storage,
+    layout: &Layout,
+    stream: &'a CudaStream,
+    in_use: &mut InUse<'a>,
+) -> Result<u64> {
+    let Storage::Cuda(storage) = storage else {
+        bail!("a kernel's tensors have to be on its device")
+    };
+    place_on(storage, layout, stream, in_use)
+}
+
+fn place_on<'a>(
+    storage: &'a CudaStorage,
+    layout: &Layout,
+    stream: &'a CudaStream,
+    in_use: &mut InUse<'a>,
+) -> Result<u64> {
+    let (address, guard) = storage.as_cuda_slice::<bf16>()?.device_ptr(stream);
+    in_use.push(guard);
+    Ok(address + (layout.start_offset() * size_of::<bf16>()) as u64)
+}

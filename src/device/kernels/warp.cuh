@@ -54,6 +54,8 @@ __device__ inline unsigned pack(float low, float high) {
     return both;
 }
 
+__device__ inline float widen(unsigned short number) { return __uint_as_float(unsigned(number) << 16); }
+
 __device__ inline float power_of_two(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

@@ -1,11 +1,12 @@
 //! Convolutions over `(frames, height, width, channels)`, causal in time.
 //!
 //! A convolution never sees the future: output frame `t` looks at input frames up to `t`, and what it
-//! needs of the frames before this call is handed in as `past`. Two paths compute the same: `plain`
+//! needs of the frames before this call is handed in as `past`. Three paths compute the same: `plain`
 //! is made of candle's operators, runs anywhere and is the specification; `direct` serves f32
-//! on the CPU. Which of the two is settled at load.
+//! on the CPU, `on_gpu` bf16 on a GPU. Which of them is settled at load.
 
 mod direct;
+mod on_gpu;
 mod packed;
 mod padded;
 mod panel;
@@ -16,6 +17,7 @@ use candle_core::{Result, Tensor, bail};
 use self::packed::Packed;
 
 use super::simd::is_host_f32;
+use crate::device::kernels;
 
 /// How the kernel moves over its input; the same in both spatial directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,6 +76,8 @@ enum Kernel {
     Plain(Vec<Tensor>),
     /// Laid out for the path that reads windows in place.
     Direct(Packed),
+    /// Laid out for the kernel that does so.
+    OnGpu(Tensor),
 }
 
 /// Sizes of a kernel.
@@ -97,7 +101,11 @@ struct Input<'a> {
 impl Conv {
     /// From a PyTorch kernel, `(out, in, frames, rows, columns)`, and its bias, `(out,)`.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, geometry: Geometry) -> Result<Self> {
-        let kernel = if is_host_f32(weight) { direct } else { plain };
+        let kernel = match is_host_f32(weight) {
+            true => direct,
+            false if kernels::knows_convolution(weight, geometry.enlarge)? => on_gpu,
+            false => plain,
+        };
         Self::with_kernel(weight, bias, geometry, kernel)
     }
 
@@ -150,6 +158,7 @@ impl Conv {
         match &self.kernel {
             Kernel::Plain(taps) => plain::forward(self, taps, input, &extent),
             Kernel::Direct(packed) => direct::forward(self, packed, input, &extent),
+            Kernel::OnGpu(weight) => on_gpu::forward(self, weight, input, &extent),
         }
     }
 
@@ -210,6 +219,10 @@ fn steps(len: usize, kernel: usize, stride: usize) -> Result<usize> {
 
 fn direct(weight: &Tensor, geometry: &Geometry) -> Result<Kernel> {
     Packed::new(weight, geometry).map(Kernel::Direct)
+}
+
+fn on_gpu(weight: &Tensor, _: &Geometry) -> Result<Kernel> {
+    on_gpu::packed(weight).map(Kernel::OnGpu)
 }
 
 fn plain(weight: &Tensor, _: &Geometry) -> Result<Kernel> {

@@ -1,0 +1,135 @@
+//! Attention.
+
+use candle_core::Tensor;
+use gstblockcascade::layers::attention::{Kv, attend};
+use half::bf16;
+use libloading::Library;
+
+use crate::{assert_close, bf16s, compiled, randn, run_both_ways};
+
+/// As `attention.cu` has them.
+const PIECES: usize = 64;
+const QUERIES: usize = 128;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Piece {
+    k: *const bf16,
+    v: *const bf16,
+    end: i64,
+}
+
+#[repr(C)]
+struct Arguments {
+    q: *const bf16,
+    out: *mut bf16,
+    q_row: i64,
+    queries: i32,
+    keys: i32,
+    scale: f32,
+    last_bias: f32,
+    pieces: [Piece; PIECES],
+}
+
+/// Some queries over keys in pieces.
+struct Case {
+    queries: usize,
+    heads: usize,
+    width: usize,
+    pieces: &'static [usize],
+    last_count: usize,
+}
+
+const fn case(
+    queries: usize,
+    heads: usize,
+    width: usize,
+    pieces: &'static [usize],
+    last_count: usize,
+) -> Case {
+    Case { queries, heads, width, pieces, last_count }
+}
+
+/// Tiles that are full and that are not, keys that end with a tile and that do not, pieces shorter than a
+/// tile and longer, of which one is empty.
+const CASES: [Case; 6] = [
+    case(1, 1, 32, &[1], 1),
+    case(5, 3, 32, &[7], 9),
+    case(130, 2, 64, &[64, 1, 0, 63], 1),
+    case(128, 1, 128, &[65], 435),
+    case(257, 2, 128, &[100, 37, 5], 1),
+    case(40, 1, 128, &[192], 2),
+];
+
+#[test]
+fn attention_is_the_plain_one() {
+    let kernel = compiled("attention");
+    for (number, case) in CASES.iter().enumerate() {
+        let [q, k, v] = case.tensors();
+        let keys = case.keys(&k, &v);
+        let expected = attend(&q, &keys, case.last_count).unwrap();
+        let got = case.run(&kernel, &bf16s(&q), case.heads * case.width, &keys);
+        assert_close(&got, &expected, &format!("case {number}"));
+    }
+}
+
+/// The rows of queries may lie among other numbers, as a product of several linears at once makes them.
+#[test]
+fn queries_may_be_apart() {
+    let (kernel, case) = (compiled("attention"), case(20, 2, 32, &[33], 1));
+    let [q, k, v] = case.tensors();
+    let (q, keys) = (bf16s(&q), case.keys(&k, &v));
+    let row = case.heads * case.width;
+    let filled = |row: &[bf16]| [row, &[bf16::NAN; 64]].concat();
+    let apart: Vec<_> = q.chunks(row).flat_map(filled).collect();
+    let expected = case.run(&kernel, &q, row, &keys);
+    assert_eq!(case.run(&kernel, &apart, row + 64, &keys), expected);
+}
+
+impl Case {
+    /// In f32, of bf16's numbers.
+    fn tensors(&self) -> [Tensor; 3] {
+        let keys = self.pieces.iter().sum();
+        [self.queries, keys, keys].map(|tokens| randn(&[1, tokens, self.heads, self.width]))
+    }
+
+    fn keys(&self, k: &Tensor, v: &Tensor) -> Vec<Kv> {
+        let mut start = 0;
+        let piece = |&tokens: &usize| {
+            let part = |x: &Tensor| x.narrow(1, start, tokens).unwrap();
+            let kv = Kv { k: part(k), v: part(v) };
+            start += tokens;
+            kv
+        };
+        self.pieces.iter().map(piece).collect()
+    }
+
+    fn run(&self, kernel: &Library, q: &[bf16], q_row: usize, keys: &[Kv]) -> Vec<bf16> {
+        let keys: Vec<_> = keys.iter().map(|kv| [bf16s(&kv.k), bf16s(&kv.v)]).collect();
+        let mut pieces = [Piece { k: std::ptr::null(), v: std::ptr::null(), end: 0 }; PIECES];
+        let mut end = 0;
+        for (piece, ([k, v], tokens)) in pieces.iter_mut().zip(keys.iter().zip(self.pieces)) {
+            end += *tokens;
+            *piece = Piece { k: k.as_ptr(), v: v.as_ptr(), end: end as i64 };
+        }
+        let arguments = |out| Arguments {
+            q: q.as_ptr(),
+            out,
+            q_row: q_row as i64,
+            queries: self.queries as i32,
+            keys: end as i32,
+            scale: std::f32::consts::LOG2_E / (self.width as f32).sqrt(),
+            last_bias: (self.last_count as f32).log2(),
+            pieces,
+        };
+        run_both_ways(self.queries * self.heads * self.width, |out, is_late| {
+            type Run = unsafe extern "C" fn(*const Arguments, i32, i32, i32, bool);
+            let columns = self.queries.div_ceil(QUERIES) as i32;
+            // SAFETY: so `attention.cpp` has it, and all that the arguments point to outlives the call.
+            unsafe {
+                let run = kernel.get::<Run>(b"run_attention").unwrap();
+                run(&arguments(out), columns, self.heads as i32, self.width as i32, is_late);
+            }
+        })
+    }
+}

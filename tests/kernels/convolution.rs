@@ -1,0 +1,184 @@
+//! Convolution.
+
+use candle_core::Tensor;
+use gstblockcascade::layers::conv::{Activation, Conv, Geometry};
+use half::bf16;
+use libloading::Library;
+
+use crate::{assert_close, bf16s, compiled, randn, run_both_ways};
+
+/// As `convolution.cu` has it.
+const PIXELS: usize = 128;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Arguments {
+    past: *const bf16,
+    xs: *const bf16,
+    weight: *const bf16,
+    bias: *const bf16,
+    residual: *const bf16,
+    out: *mut bf16,
+    zeros: i32,
+    past_frames: i32,
+    height: i32,
+    width: i32,
+    inputs: i32,
+    out_frames: i32,
+    out_height: i32,
+    out_width: i32,
+    outputs: i32,
+    taps: [i32; 3],
+    frame_stride: i32,
+    stride: i32,
+    padding: i32,
+    is_doubled: i32,
+    is_relu: i32,
+}
+
+/// A convolution of some frames behind some others.
+struct Case {
+    /// Outputs, inputs, frames, rows, columns.
+    kernel: [usize; 5],
+    geometry: Geometry,
+    past: usize,
+    /// Frames, rows, columns.
+    xs: [usize; 3],
+    has_residual: bool,
+    /// Outputs of a block of threads.
+    of_block: usize,
+}
+
+/// What the decoders have, in sizes that fill tiles and that do not, with all of the past, some and none.
+fn cases() -> [Case; 7] {
+    let case = |kernel, geometry, past, xs| Case {
+        kernel,
+        geometry,
+        past,
+        xs,
+        has_residual: false,
+        of_block: 32,
+    };
+    let same = Geometry::same(3);
+    let halved = Geometry { padding: (0, 1), stride: 2, ..Geometry::POINTWISE };
+    let time = Geometry::POINTWISE.causal(3);
+    [
+        case([32, 16, 1, 1, 1], Geometry::POINTWISE, 0, [1, 3, 5]),
+        Case {
+            has_residual: true,
+            of_block: 96,
+            ..case([96, 40, 3, 3, 3], same.causal(3), 2, [3, 7, 9])
+        },
+        case([3, 8, 3, 3, 3], same.causal(3), 1, [2, 6, 11]),
+        Case {
+            of_block: 64,
+            ..case([70, 32, 1, 3, 3], Geometry { enlarge: 2, ..same }, 0, [1, 5, 4])
+        },
+        case([24, 8, 1, 3, 3], halved, 0, [2, 8, 6]),
+        Case { of_block: 128, ..case([160, 64, 3, 1, 1], time, 0, [2, 4, 5]) },
+        case([16, 8, 3, 1, 1], Geometry { frame_stride: 2, front: 0, ..time }, 1, [4, 3, 3]),
+    ]
+}
+
+#[test]
+fn convolution_is_that_of_the_cpu() {
+    let kernel = compiled("convolution");
+    for (number, case) in cases().iter().enumerate() {
+        for activation in [Activation::Identity, Activation::Relu] {
+            let inputs = case.inputs();
+            let expected = inputs.expected(case, activation);
+            let got = case.run(&kernel, &inputs, &expected, activation);
+            assert_close(&got, &expected, &format!("case {number}, {activation:?}"));
+        }
+    }
+}
+
+/// In f32, of bf16's numbers.
+struct Inputs {
+    weight: Tensor,
+    bias: Tensor,
+    past: Option<Tensor>,
+    xs: Tensor,
+    residual: Option<Tensor>,
+}
+
+impl Inputs {
+    fn expected(&self, case: &Case, activation: Activation) -> Tensor {
+        let conv =
+            Conv::new(&self.weight, Some(&self.bias), case.geometry).unwrap().then(activation);
+        match &self.residual {
+            Some(residual) => conv.forward_add(self.past.as_ref(), &self.xs, residual).unwrap(),
+            None => conv.forward(self.past.as_ref(), &self.xs).unwrap(),
+        }
+    }
+}
+
+impl Case {
+    fn inputs(&self) -> Inputs {
+        let ([outputs, inputs, ..], [_, height, width]) = (self.kernel, self.xs);
+        let frames = |count| randn(&[count, height, width, inputs]);
+        Inputs {
+            weight: randn(&self.kernel),
+            bias: randn(&[outputs]),
+            past: (self.past > 0).then(|| frames(self.past)),
+            xs: frames(self.xs[0]),
+            residual: self.has_residual.then(|| randn(&[self.xs[0], height, width, outputs])),
+        }
+    }
+
+    fn run(
+        &self,
+        kernel: &Library,
+        inputs: &Inputs,
+        expected: &Tensor,
+        activation: Activation,
+    ) -> Vec<bf16> {
+        let weight = bf16s(&inputs.weight.permute((2, 3, 4, 0, 1)).unwrap());
+        let [bias, xs] = [&inputs.bias, &inputs.xs].map(bf16s);
+        let [past, residual] = [&inputs.past, &inputs.residual].map(|x| x.as_ref().map(bf16s));
+        let pointer = |x: &Option<Vec<bf16>>| x.as_ref().map_or(std::ptr::null(), |x| x.as_ptr());
+        let [out_frames, out_height, out_width, outputs] = sizes(expected.dims());
+        let [_, height, width, channels] = sizes(inputs.xs.dims());
+        let [_, _, taps @ ..] = self.kernel.map(|side| side as i32);
+        let Geometry { front, frame_stride, enlarge, padding, stride } = self.geometry;
+        let arguments = Arguments {
+            past: pointer(&past),
+            xs: xs.as_ptr(),
+            weight: weight.as_ptr(),
+            bias: bias.as_ptr(),
+            residual: pointer(&residual),
+            out: std::ptr::null_mut(),
+            zeros: front.saturating_sub(self.past) as i32,
+            past_frames: self.past as i32,
+            height,
+            width,
+            inputs: channels,
+            out_frames,
+            out_height,
+            out_width,
+            outputs,
+            taps,
+            frame_stride: frame_stride as i32,
+            stride: stride as i32,
+            padding: padding.0 as i32,
+            is_doubled: (enlarge == 2).into(),
+            is_relu: (activation == Activation::Relu).into(),
+        };
+        let pixels = expected.elem_count() / self.kernel[0];
+        let grid = [pixels.div_ceil(PIXELS), self.kernel[0].div_ceil(self.of_block)];
+        let [columns, rows] = grid.map(|blocks| blocks as i32);
+        run_both_ways(expected.elem_count(), |out, is_late| {
+            type Run = unsafe extern "C" fn(*const Arguments, i32, i32, i32, bool);
+            let arguments = Arguments { out, ..arguments };
+            // SAFETY: so `convolution.cpp` has it, and all that the arguments point to outlives the call.
+            unsafe {
+                let run = kernel.get::<Run>(b"run_convolution").unwrap();
+                run(&arguments, columns, rows, self.of_block as i32, is_late);
+            }
+        })
+    }
+}
+
+fn sizes(dims: &[usize]) -> [i32; 4] {
+    std::array::from_fn(|i| dims[i] as i32)
+}

@@ -1,0 +1,60 @@
+//! Kernels for GPUs, compiled for the host with fibers in place of threads, against what they stand for.
+
+#![allow(clippy::unwrap_used)] // the helpers of tests are tests, which clippy does not see
+#![allow(unsafe_code)] // calls what a C++ compiler made
+
+mod attention;
+mod convolution;
+
+use std::path::Path;
+use std::process::Command;
+
+use candle_core::{DType, Device, Tensor};
+use half::bf16;
+use libloading::Library;
+
+/// `tests/kernels/NAME.cpp`, compiled for the host. Not for two threads at once: its fibers are one's.
+fn compiled(name: &str) -> Library {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("kernel.so");
+    let here = Path::new("tests/kernels");
+    let mut compiler = Command::new("c++");
+    compiler.args(["-std=c++17", "-O2", "-Wall", "-Wno-unknown-pragmas", "-shared", "-fPIC"]);
+    compiler.args(["-I", "src/device/kernels", "-I"]).arg(here).arg("-o").arg(&file);
+    let status = compiler.arg(here.join(name).with_extension("cpp")).status().unwrap();
+    assert!(status.success());
+    // SAFETY: it does nothing when it is loaded.
+    unsafe { Library::new(&file).unwrap() }
+}
+
+/// Normal numbers as bf16 has them, in f32.
+fn randn(shape: &[usize]) -> Tensor {
+    let numbers = Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
+    numbers.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap()
+}
+
+fn bf16s(x: &Tensor) -> Vec<bf16> {
+    x.to_dtype(DType::BF16).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// A hundredth of the largest is what bf16 leaves to chance.
+fn assert_close(got: &[bf16], expected: &Tensor, what: &str) {
+    let expected = expected.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(got.len(), expected.len(), "{what}");
+    let largest = expected.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let difference = (got.to_f32() - expected).abs();
+        assert!(difference <= 0.01 * largest, "{what}: number {i} is {got}, expected {expected}");
+    }
+}
+
+/// Runs a kernel with copies that arrive at once, and with late ones: the result must be the same.
+fn run_both_ways(len: usize, run: impl Fn(*mut bf16, bool)) -> Vec<bf16> {
+    let [soon, late] = [false, true].map(|is_late| {
+        let mut out = vec![bf16::NAN; len];
+        run(out.as_mut_ptr(), is_late);
+        out
+    });
+    assert_eq!(soon, late, "a copy is not waited for");
+    soon
+}
