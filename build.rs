@@ -16,7 +16,7 @@ fn main() {
     }
     gst_plugin_version_helper::info();
     if env::var_os("CARGO_FEATURE_CUDA").is_some() {
-        ["attention", "convolution"].into_iter().for_each(compile);
+        ["attention", "convolution", "rows"].into_iter().for_each(compile);
     }
 }
 

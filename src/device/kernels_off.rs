@@ -18,3 +18,28 @@ pub fn knows_convolution(_: &Tensor, _: usize) -> Result<bool> {
 pub fn convolve(_: &Tensor, _: Convolution<'_>) -> Result<Tensor> {
     bail!("no kernel knows this convolution")
 }
+
+/// Nothing, for everything.
+pub fn norm_silu(_: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+/// Nothing, for everything.
+pub fn modulate(_: &Tensor, _: &Tensor, _: &Tensor, _: f32) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+/// Nothing, for everything.
+pub fn gate(_: &Tensor, _: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+/// Nothing, for everything.
+pub fn norm_rotate(
+    _: &Tensor,
+    _: &Tensor,
+    _: f32,
+    _: (&Tensor, &Tensor),
+) -> Result<Option<Tensor>> {
+    Ok(None)
+}

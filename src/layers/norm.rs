@@ -1,8 +1,12 @@
 //! Normalisations over the last dimension, statistics in f32.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::ops::{layer_norm, rms_norm};
+
+use super::rope::Rotation;
+use super::simd;
+use crate::device::kernels;
 
 /// `x / rms(x) * weight` over the last dimension.
 #[derive(Clone, Debug)]
@@ -21,6 +25,40 @@ impl RmsNorm {
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         rms_norm(&xs.contiguous()?, &self.weight, self.eps)
     }
+
+    /// The norm of `(.., width)`, then shared among heads and rotated: `(1, tokens, heads, width / heads)`.
+    pub fn forward_rotated(
+        &self,
+        xs: &Tensor,
+        heads: usize,
+        rotation: &Rotation,
+    ) -> Result<Tensor> {
+        let (tokens, width) = xs.flatten_to(D::Minus2)?.dims2()?;
+        let shape = (1, tokens, heads, width / heads.max(1));
+        match kernels::norm_rotate(xs, &self.weight, self.eps, rotation.tables())? {
+            Some(ys) => ys.reshape(shape),
+            None => rotation.apply(&self.forward(xs)?.reshape(shape)?),
+        }
+    }
+}
+
+/// `silu(x / max(|x|, 1e-12) * sqrt(channels) * gamma)` over the last dimension, where it is known how to do it
+/// in one pass over memory.
+pub fn rms_norm_silu(xs: &Tensor, gamma: &Tensor) -> Result<Option<Tensor>> {
+    match simd::is_host_f32(xs) {
+        true => simd::rms_norm_silu(xs, gamma).map(Some),
+        false => kernels::norm_silu(xs, gamma),
+    }
+}
+
+/// `xs + ys * gate` over `(frames, tokens, width)`, in f32, returned in the dtype of `xs`; the gate is `(frames,
+/// 1, width)`.
+pub fn gated(xs: &Tensor, ys: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    if let Some(sum) = kernels::gate(xs, ys, gate)? {
+        return Ok(sum);
+    }
+    let ys = ys.to_dtype(DType::F32)?.broadcast_mul(gate)?;
+    (xs.to_dtype(DType::F32)? + ys)?.to_dtype(xs.dtype())
 }
 
 /// `(x - mean) / std * weight + bias` over the last dimension.
@@ -48,5 +86,15 @@ impl LayerNorm {
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         let xs = xs.to_dtype(self.weight.dtype())?.contiguous()?;
         layer_norm(&xs, &self.weight, &self.bias, self.eps)
+    }
+
+    /// `norm(xs) * scale + shift` over `(frames, tokens, width)`, in f32, returned in the dtype of `xs`; scale and
+    /// shift are `(frames, 1, width)`. For a norm without weights.
+    pub fn forward_modulated(&self, xs: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        if let Some(ys) = kernels::modulate(xs, scale, shift, self.eps)? {
+            return Ok(ys);
+        }
+        let ys = self.forward(xs)?.broadcast_mul(scale)?.broadcast_add(shift)?;
+        ys.to_dtype(xs.dtype())
     }
 }

@@ -107,6 +107,11 @@ impl Rotation {
         Ok(Self { cos: cat(|run| &run.cos)?, sin: cat(|run| &run.sin)? })
     }
 
+    /// Cosines and sines, `(tokens, head_dim / 2)` each.
+    pub fn tables(&self) -> (&Tensor, &Tensor) {
+        (&self.cos, &self.sin)
+    }
+
     /// Rotates `(1, tokens, heads, head_dim)`, computed in f32, returned in the dtype of `xs`.
     pub fn apply(&self, xs: &Tensor) -> Result<Tensor> {
         let (_, tokens, heads, d) = xs.dims4()?;

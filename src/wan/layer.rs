@@ -11,7 +11,7 @@ use super::config::WanConfig;
 use crate::layers::activation::gelu_tanh;
 use crate::layers::attention::attend;
 use crate::layers::linear::Linear;
-use crate::layers::norm::{LayerNorm, RmsNorm};
+use crate::layers::norm::{LayerNorm, RmsNorm, gated};
 use crate::layers::rope::Rotation;
 use crate::model::{Kv, KvExchange, TextContext, Visible};
 
@@ -78,7 +78,7 @@ impl WanLayer {
     }
 }
 
-/// The shift, scale and gate of half a layer, `(frames, 1, dim)` each, in f32.
+/// The shift, one plus the scale, and the gate of half a layer, `(frames, 1, dim)` each, in f32.
 struct Modulation {
     shift: Tensor,
     scale: Tensor,
@@ -91,16 +91,12 @@ impl Modulation {
         Ok(Self { shift: part(0)?, scale: (part(1)? + 1.0)?, gate: part(2)? })
     }
 
-    /// `norm(xs) * (1 + scale) + shift`, in f32, returned in the dtype of `xs`.
     fn scale_shift(&self, norm: &LayerNorm, xs: &Tensor) -> Result<Tensor> {
-        let ys = norm.forward(xs)?.broadcast_mul(&self.scale)?.broadcast_add(&self.shift)?;
-        ys.to_dtype(xs.dtype())
+        norm.forward_modulated(xs, &self.scale, &self.shift)
     }
 
-    /// `xs + ys * gate`, in f32, returned in the dtype of `xs`.
     fn gate(&self, xs: &Tensor, ys: &Tensor) -> Result<Tensor> {
-        let ys = ys.to_dtype(DType::F32)?.broadcast_mul(&self.gate)?;
-        (xs.to_dtype(DType::F32)? + ys)?.to_dtype(xs.dtype())
+        gated(xs, ys, &self.gate)
     }
 }
 
@@ -157,10 +153,10 @@ impl SelfAttention {
         shared: &Shared<'_>,
         kv: &mut dyn KvExchange,
     ) -> Result<Tensor> {
-        let q = shared.rotation.apply(&self.0.queries(xs)?)?;
-        let k = self.0.split_heads(&self.0.norm_k.forward(&self.0.k.forward(xs)?)?)?;
-        let k = shared.rotation.apply(&k)?;
-        let v = self.0.split_heads(&self.0.v.forward(xs)?)?;
+        let Projections { q, k, v, norm_q, norm_k, num_heads, .. } = &self.0;
+        let q = norm_q.forward_rotated(&q.forward(xs)?, *num_heads, &shared.rotation)?;
+        let k = norm_k.forward_rotated(&k.forward(xs)?, *num_heads, &shared.rotation)?;
+        let v = self.0.split_heads(&v.forward(xs)?)?;
         let part = |x: &Tensor, span: &Range<usize>| x.narrow(1, span.start, span.len());
         let own = |span| Ok(Kv { k: part(&k, span)?, v: part(&v, span)? });
         let own = shared.spans.iter().map(own).collect::<Result<Vec<_>>>()?;

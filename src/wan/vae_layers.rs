@@ -8,7 +8,7 @@ use candle_nn::VarBuilder;
 
 use crate::layers::attention::attend;
 use crate::layers::conv::{Conv, Geometry};
-use crate::layers::simd;
+use crate::layers::norm::rms_norm_silu;
 use crate::model::{Interrupt, Kv};
 
 /// Frames that a kernel of three frames needs of the past (upstream `CACHE_T`).
@@ -121,10 +121,10 @@ impl RmsNorm {
         xs.broadcast_div(&norm)?.broadcast_mul(&gamma)?.to_dtype(dtype)
     }
 
-    /// The norm followed by SiLU; one pass over memory where the CPU path serves.
+    /// The norm followed by SiLU; one pass over memory where there is a way.
     pub(super) fn forward_silu(&self, xs: &Tensor) -> Result<Tensor> {
-        if simd::is_host_f32(xs) {
-            return simd::rms_norm_silu(xs, &self.gamma);
+        if let Some(ys) = rms_norm_silu(xs, &self.gamma)? {
+            return Ok(ys);
         }
         self.forward(xs)?.silu()
     }

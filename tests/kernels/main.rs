@@ -5,6 +5,7 @@
 
 mod attention;
 mod convolution;
+mod rows;
 
 use std::path::Path;
 use std::process::Command;

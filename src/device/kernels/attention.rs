@@ -102,10 +102,10 @@ impl CustomOp1 for Attention {
             arguments.keys += kv[0].1.dims()[1] as i32;
             piece.end = arguments.keys.into();
             for (address, (storage, layout)) in [&mut piece.k, &mut piece.v].into_iter().zip(kv) {
-                *address = place(storage, layout, &stream, &mut in_use)?;
+                *address = place::<bf16>(storage, layout, &stream, &mut in_use)?;
             }
         }
-        arguments.q = place_on(q, layout, &stream, &mut in_use)?;
+        arguments.q = place_on::<bf16>(q, layout, &stream, &mut in_use)?;
         let (address, out_in_use) = out.device_ptr_mut(&stream);
         arguments.out = address;
         launch(heads, width, queries).run(device, &arguments)?;

@@ -93,10 +93,10 @@ impl CustomOp1 for Convolve {
         let Arguments { weight, bias, past, residual, .. } = &mut arguments;
         for (address, stored) in [weight, bias, past, residual].into_iter().zip(&stored) {
             if let Some((storage, layout)) = stored {
-                *address = place(storage, layout, &stream, &mut in_use)?;
+                *address = place::<bf16>(storage, layout, &stream, &mut in_use)?;
             }
         }
-        arguments.xs = place_on(xs, layout, &stream, &mut in_use)?;
+        arguments.xs = place_on::<bf16>(xs, layout, &stream, &mut in_use)?;
         let (address, out_in_use) = out.device_ptr_mut(&stream);
         arguments.out = address;
         launch(&self.windows).run(device, &arguments)?;

@@ -4,17 +4,18 @@
 
 mod attention;
 mod convolution;
+mod rows;
 
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute as FunctionAttribute;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, SyncOnDrop,
 };
-use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
 use candle_core::{Layout, Result, Storage, bail};
-use half::bf16;
 
 pub use self::attention::attention;
 pub use self::convolution::{convolve, knows_convolution};
+pub use self::rows::{gate, modulate, norm_rotate, norm_silu};
 
 /// Threads of a block, in every kernel.
 const THREADS: u32 = 256;
@@ -52,7 +53,7 @@ impl Launch {
 type InUse<'a> = Vec<SyncOnDrop<'a>>;
 
 /// Where the numbers of a tensor begin.
-fn place<'a>(
+fn place<'a, T: CudaDType + 'static>(
     storage: &'a Storage,
     layout: &Layout,
     stream: &'a CudaStream,
@@ -61,16 +62,16 @@ fn place<'a>(
     let Storage::Cuda(storage) = storage else {
         bail!("a kernel's tensors have to be on its device")
     };
-    place_on(storage, layout, stream, in_use)
+    place_on::<T>(storage, layout, stream, in_use)
 }
 
-fn place_on<'a>(
+fn place_on<'a, T: CudaDType + 'static>(
     storage: &'a CudaStorage,
     layout: &Layout,
     stream: &'a CudaStream,
     in_use: &mut InUse<'a>,
 ) -> Result<u64> {
-    let (address, guard) = storage.as_cuda_slice::<bf16>()?.device_ptr(stream);
+    let (address, guard) = storage.as_cuda_slice::<T>()?.device_ptr(stream);
     in_use.push(guard);
-    Ok(address + (layout.start_offset() * size_of::<bf16>()) as u64)
+    Ok(address + (layout.start_offset() * size_of::<T>()) as u64)
 }

@@ -1,0 +1,131 @@
+// What is done to each row of an activation between products: read once, written once, a warp for a row. Numbers
+// are bf16, arithmetic is f32.
+#include "warp.cuh"
+
+constexpr int WARPS = 8;
+constexpr int THREADS = 32 * WARPS;
+constexpr int CHUNK = 8; // numbers of 16 bytes
+
+typedef unsigned short bf16;
+
+// As rows.rs has it.
+struct Arguments {
+    const bf16* x; // (rows, width)
+    const bf16* y; // as x, or (width)
+    const float* a;
+    const float* b;
+    bf16* out; // as x
+    long long a_row, b_row; // numbers from one frame's, or row's, to the next one's
+    int rows, width;
+    int of_frame; // rows
+    int turned;   // pairs of a head, that are turned
+    float eps;
+};
+static_assert(sizeof(Arguments) == 56 + 5 * 4 + 4, "no padding but the last");
+
+struct Chunk {
+    float of[CHUNK];
+
+    __device__ static Chunk read(const bf16* from) {
+        uint4 four = *reinterpret_cast<const uint4*>(from);
+        unsigned both[4] = {four.x, four.y, four.z, four.w};
+        Chunk chunk;
+#pragma unroll
+        for (int i = 0; i < CHUNK; ++i) chunk.of[i] = widen(both[i / 2] >> i % 2 * 16);
+        return chunk;
+    }
+
+    __device__ void write(bf16* to) const {
+        *reinterpret_cast<uint4*>(to) = {pack(of[0], of[1]), pack(of[2], of[3]), pack(of[4], of[5]), pack(of[6], of[7])};
+    }
+};
+
+// The row of this warp; in the last block there may be fewer rows than warps.
+__device__ inline int row_of_warp() { return blockIdx.x * WARPS + threadIdx.x / 32; }
+
+// The sum over a warp's lanes.
+__device__ inline float all(float sum) {
+#pragma unroll
+    for (int mask = 16; mask > 0; mask /= 2) sum += exchange(sum, mask);
+    return sum;
+}
+
+// The mean over a row of what `f` makes of each number.
+template <typename F>
+__device__ float mean(const bf16* x, int width, F f) {
+    float sum = 0;
+    for (int i = threadIdx.x % 32 * CHUNK; i < width; i += 32 * CHUNK) {
+        Chunk chunk = Chunk::read(x + i);
+#pragma unroll
+        for (int j = 0; j < CHUNK; ++j) sum += f(chunk.of[j]);
+    }
+    return all(sum) / width;
+}
+
+// Writes what `f` makes of each number and its place in the row.
+template <typename F>
+__device__ void map(const bf16* x, bf16* out, int width, F f) {
+    for (int i = threadIdx.x % 32 * CHUNK; i < width; i += 32 * CHUNK) {
+        Chunk chunk = Chunk::read(x + i);
+#pragma unroll
+        for (int j = 0; j < CHUNK; ++j) chunk.of[j] = f(chunk.of[j], i + j);
+        chunk.write(out + i);
+    }
+}
+
+__device__ inline float square(float x) { return x * x; }
+__device__ inline float silu(float x) { return x / (1 + power_of_two(-1.442695041f * x)); }
+
+// silu(x / max(|x|, 1e-12) * sqrt(width) * y)
+extern "C" __global__ void __launch_bounds__(THREADS) norm_silu(const __grid_constant__ Arguments a) {
+    int row = row_of_warp();
+    if (row >= a.rows) return;
+    const bf16* x = a.x + (long long)row * a.width;
+    float length = sqrtf(mean(x, a.width, square) * a.width);
+    float scale = sqrtf(a.width) / fmaxf(length, 1e-12f);
+    map(x, a.out + (long long)row * a.width, a.width, [&](float x, int i) { return silu(x * scale * widen(a.y[i])); });
+}
+
+// (x - mean) / deviation * a + b
+extern "C" __global__ void __launch_bounds__(THREADS) modulate(const __grid_constant__ Arguments a) {
+    int row = row_of_warp();
+    if (row >= a.rows) return;
+    const bf16* x = a.x + (long long)row * a.width;
+    const float* scale = a.a + row / a.of_frame * a.a_row;
+    const float* shift = a.b + row / a.of_frame * a.b_row;
+    float middle = mean(x, a.width, [](float x) { return x; });
+    float variance = mean(x, a.width, [=](float x) { return square(x - middle); });
+    float factor = 1 / sqrtf(variance + a.eps);
+    map(x, a.out + (long long)row * a.width, a.width,
+        [&](float x, int i) { return (x - middle) * factor * scale[i] + shift[i]; });
+}
+
+// x + y * a
+extern "C" __global__ void __launch_bounds__(THREADS) gate(const __grid_constant__ Arguments a) {
+    int row = row_of_warp();
+    if (row >= a.rows) return;
+    long long start = (long long)row * a.width;
+    const float* factor = a.a + row / a.of_frame * a.a_row;
+    map(a.x + start, a.out + start, a.width, [&](float x, int i) { return x + widen(a.y[start + i]) * factor[i]; });
+}
+
+// x / sqrt(mean x^2 + eps) * y, of which pairs of each head are then turned: a has cosines, b sines.
+extern "C" __global__ void __launch_bounds__(THREADS) norm_rotate(const __grid_constant__ Arguments a) {
+    int row = row_of_warp();
+    if (row >= a.rows) return;
+    const bf16* x = a.x + (long long)row * a.width;
+    bf16* out = a.out + (long long)row * a.width;
+    const float *cosines = a.a + row * a.a_row, *sines = a.b + row * a.b_row;
+    float factor = 1 / sqrtf(mean(x, a.width, square) + a.eps);
+    for (int i = threadIdx.x % 32 * CHUNK; i < a.width; i += 32 * CHUNK) {
+        Chunk chunk = Chunk::read(x + i);
+#pragma unroll
+        for (int j = 0; j < CHUNK; j += 2) {
+            float even = chunk.of[j] * factor * widen(a.y[i + j]), odd = chunk.of[j + 1] * factor * widen(a.y[i + j + 1]);
+            int pair = (i + j) / 2 % a.turned;
+            chunk.of[j] = even * cosines[pair] - odd * sines[pair];
+            chunk.of[j + 1] = even * sines[pair] + odd * cosines[pair];
+        }
+        chunk.write(out + i);
+    }
+}

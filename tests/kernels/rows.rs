@@ -1,0 +1,157 @@
+//! What is done to rows.
+
+use std::collections::HashMap;
+use std::ptr::null;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, gated, rms_norm_silu};
+use gstblockcascade::layers::rope::{Grid, Rope};
+use half::bf16;
+
+use crate::{assert_close, bf16s, compiled, randn, run_both_ways};
+
+/// As `rows.cu` has them.
+const WARPS: usize = 8;
+const NORM_SILU: i32 = 0;
+const MODULATE: i32 = 1;
+const GATE: i32 = 2;
+const NORM_ROTATE: i32 = 3;
+
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Arguments {
+    x: *const bf16,
+    y: *const bf16,
+    a: *const f32,
+    b: *const f32,
+    out: *mut bf16,
+    a_row: i64,
+    b_row: i64,
+    rows: i32,
+    width: i32,
+    of_frame: i32,
+    turned: i32,
+    eps: f32,
+}
+
+/// Frames, tokens, width: less than a warp has lanes for, more than that, and rows that leave warps idle.
+const SIZES: [[usize; 3]; 4] = [[1, 1, 8], [2, 5, 96], [3, 7, 264], [2, 8, 1536]];
+const EPS: f32 = 1e-6;
+
+impl Arguments {
+    fn new(x: &[bf16], [frames, tokens, width]: [usize; 3]) -> Self {
+        Self {
+            x: x.as_ptr(),
+            y: null(),
+            a: null(),
+            b: null(),
+            out: std::ptr::null_mut(),
+            a_row: 0,
+            b_row: 0,
+            rows: (frames * tokens) as i32,
+            width: width as i32,
+            of_frame: tokens as i32,
+            turned: 0,
+            eps: EPS,
+        }
+    }
+
+    fn run(self, which: i32) -> Vec<bf16> {
+        type Run = unsafe extern "C" fn(*const Arguments, i32, i32, bool);
+        let kernel = compiled("rows");
+        run_both_ways((self.rows * self.width) as usize, |out, is_late| {
+            let columns = (self.rows as usize).div_ceil(WARPS) as i32;
+            // SAFETY: so `rows.cpp` has it, and all that the arguments point to outlives the call.
+            unsafe {
+                let run = kernel.get::<Run>(b"run_rows").unwrap();
+                run(&Self { out, ..self }, columns, which, is_late);
+            }
+        })
+    }
+}
+
+#[test]
+fn norm_and_silu() {
+    for size in SIZES {
+        let (xs, gamma) = (randn(&size), randn(&size[2..]));
+        let expected = rms_norm_silu(&xs, &gamma).unwrap().unwrap();
+        let (xs, gamma) = (bf16s(&xs), bf16s(&gamma));
+        let arguments = Arguments { y: gamma.as_ptr(), ..Arguments::new(&xs, size) };
+        assert_close(&arguments.run(NORM_SILU), &expected, &format!("{size:?}"));
+    }
+}
+
+/// A pixel of zeros stays one.
+#[test]
+fn a_row_of_zeros_has_no_length() {
+    let (xs, gamma) = ([bf16::ZERO; 16], [bf16::ONE; 16]);
+    let arguments = Arguments { y: gamma.as_ptr(), ..Arguments::new(&xs, [1, 1, 16]) };
+    assert_eq!(arguments.run(NORM_SILU), xs);
+}
+
+#[test]
+fn modulation() {
+    for size @ [frames, _, width] in SIZES {
+        // Far from zero, as a residual stream may be.
+        let xs = (randn(&size) + 3.0).unwrap().to_dtype(DType::BF16).unwrap();
+        let xs = xs.to_dtype(DType::F32).unwrap();
+        let [scale, shift] = [(); 2].map(|()| randn(&[frames, 1, width]));
+        let norm = norm(width);
+        let expected = norm.forward_modulated(&xs, &scale, &shift).unwrap();
+        let xs = bf16s(&xs);
+        // The tables of a frame lie among others, as those of a layer do.
+        let (scale, shift) = (f32s(&scale), apart(&f32s(&shift), width));
+        let (a_row, b_row) = (width as i64, 2 * width as i64);
+        let (a, b) = (scale.as_ptr(), shift.as_ptr());
+        let arguments = Arguments { a, b, a_row, b_row, ..Arguments::new(&xs, size) };
+        assert_close(&arguments.run(MODULATE), &expected, &format!("{size:?}"));
+    }
+}
+
+#[test]
+fn a_gate() {
+    for size @ [frames, _, width] in SIZES {
+        let (xs, ys, gate) = (randn(&size), randn(&size), randn(&[frames, 1, width]));
+        let expected = gated(&xs, &ys, &gate).unwrap();
+        let (xs, ys, gate) = (bf16s(&xs), bf16s(&ys), apart(&f32s(&gate), width));
+        let (y, a, a_row) = (ys.as_ptr(), gate.as_ptr(), 2 * width as i64);
+        let arguments = Arguments { y, a, a_row, ..Arguments::new(&xs, size) };
+        assert_close(&arguments.run(GATE), &expected, &format!("{size:?}"));
+    }
+}
+
+#[test]
+fn norm_and_rotation() {
+    for (heads, head) in [(3, 32), (2, 128), (12, 128)] {
+        let (grid, width) = (Grid { rows: 2, cols: 3 }, heads * head);
+        let size = [2, grid.tokens(), width];
+        let (xs, weight) = (randn(&size), randn(&[width]));
+        let rotation = Rope::new(head).rotation(5, 2, grid, &Device::Cpu).unwrap();
+        let vb = HashMap::from([("weight".to_owned(), weight.clone())]);
+        let vb = VarBuilder::from_tensors(vb, DType::F32, &Device::Cpu);
+        let norm = RmsNorm::new(width, EPS.into(), vb).unwrap();
+        let expected = norm.forward_rotated(&xs, heads, &rotation).unwrap();
+        let (xs, weight) = (bf16s(&xs), bf16s(&weight));
+        let (cos, sin) = rotation.tables();
+        let (cos, sin) = (f32s(cos), f32s(sin));
+        let (a, b, row) = (cos.as_ptr(), sin.as_ptr(), head as i64 / 2);
+        let tables = Arguments { a, b, a_row: row, b_row: row, ..Arguments::new(&xs, size) };
+        let arguments = Arguments { y: weight.as_ptr(), turned: row as i32, ..tables };
+        assert_close(&arguments.run(NORM_ROTATE), &expected, &format!("{heads} heads of {head}"));
+    }
+}
+
+fn norm(width: usize) -> LayerNorm {
+    let vb = VarBuilder::zeros(DType::F32, &Device::Cpu);
+    LayerNorm::plain(width, EPS.into(), &vb).unwrap()
+}
+
+fn f32s(x: &Tensor) -> Vec<f32> {
+    x.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Rows with as many other numbers behind each.
+fn apart(rows: &[f32], width: usize) -> Vec<f32> {
+    rows.chunks(width).flat_map(|row| [row, &vec![f32::NAN; width]].concat()).collect()
+}
