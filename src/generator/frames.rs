@@ -76,25 +76,33 @@ impl Frame {
         if pixels.rank() != 4 || pixels.dims()[1..] != shape || shape.contains(&0) {
             bail!("expected frames of {shape:?}, got {:?}", pixels.dims())
         }
-        let pixels = pixels.to_dtype(DType::F32)?.to_device(&Device::Cpu)?.contiguous()?;
-        with_slice(&pixels, |values| {
-            let frames = values.chunks_exact(shape.iter().product()).zip(place.frame..);
-            let frame = |(values, index): (&[f32], u64)| Self {
-                index,
-                block: place.block,
-                prompt: place.prompt.clone(),
-                width,
-                height,
-                rgb: values.iter().map(|&value| to_byte(value)).collect(),
-            };
-            Ok(frames.map(frame).collect())
-        })
+        let frame = |(rgb, index): (&[u8], u64)| Self {
+            index,
+            block: place.block,
+            prompt: place.prompt.clone(),
+            width,
+            height,
+            rgb: rgb.to_vec(),
+        };
+        let levels = levels(pixels)?;
+        let frames = levels.chunks_exact(shape.iter().product()).zip(place.frame..);
+        Ok(frames.map(frame).collect())
     }
 }
 
 /// Nearest of 256 levels; values outside `[0, 1]` saturate.
-fn to_byte(value: f32) -> u8 {
-    (value * 255.0 + 0.5) as u8
+fn levels(pixels: &Tensor) -> Result<Vec<u8>> {
+    if !pixels.device().is_cpu() {
+        return levels_there(pixels)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1();
+    }
+    with_slice(&pixels.to_dtype(DType::F32)?, |values| {
+        Ok(values.iter().map(|&value| (value * 255.0 + 0.5) as u8).collect())
+    })
+}
+
+/// The same by operators that a device has, for a quarter as much leaves it so.
+fn levels_there(pixels: &Tensor) -> Result<Tensor> {
+    pixels.to_dtype(DType::F32)?.affine(255.0, 0.5)?.clamp(0f32, 255.0)?.to_dtype(DType::U8)
 }
 
 #[cfg(test)]
@@ -110,6 +118,14 @@ mod tests {
         assert_eq!(frames[0].rgb, [0, 0, 128]);
         assert_eq!(frames[1].rgb, [255, 255, 0]);
         assert_eq!((frames[1].index, frames[1].block), (8, 2));
+        Ok(())
+    }
+
+    #[test]
+    fn a_device_computes_the_same_levels() -> Result<()> {
+        let pixels = Tensor::arange(-64f32, 320.0, &Device::Cpu)?.affine(1.0 / 255.0, 0.0)?;
+        let pixels = (pixels.repeat(3)? + Tensor::arange(0f32, 1152.0, &Device::Cpu)? * 1e-6)?;
+        assert_eq!(levels_there(&pixels)?.to_vec1::<u8>()?, levels(&pixels)?);
         Ok(())
     }
 

@@ -3,8 +3,9 @@
 
 mod delayed;
 
+use std::collections::BTreeMap;
 use std::ffi::c_int;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Device, Error, Result};
 use cudarc::driver::{CudaContext, DriverError, result, sys};
@@ -16,14 +17,21 @@ const CUDA: c_int = 13_000;
 /// The first architecture that computes in bf16, as major and minor version.
 const BF16: (c_int, c_int) = (8, 0);
 
-/// A device with a stream of its own, on which all threads that use the device queue their work, in order:
-/// the default one is another for each thread.
+/// The same device for all who ask, with a stream of its own on which all their threads queue their work, in
+/// order: candle's usual one is another for each thread.
 pub(super) fn open(ordinal: usize) -> Result<Device> {
+    static OPENED: Mutex<BTreeMap<usize, Device>> = Mutex::new(BTreeMap::new());
     let count = count().map_err(Error::wrap)?;
     if ordinal >= count {
         return Err(Error::wrap(Unavailable::NoSuchDevice { ordinal, count }));
     }
-    Device::new_cuda_with_stream(ordinal)
+    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = opened.get(&ordinal) {
+        return Ok(device.clone());
+    }
+    let device = Device::new_cuda_with_stream(ordinal)?;
+    opened.insert(ordinal, device.clone());
+    Ok(device)
 }
 
 /// Whether there is any.
