@@ -1,5 +1,5 @@
 //! NVIDIA GPUs.
-#![allow(unsafe_code)] // two calls of the driver's that cudarc has no safe form of
+#![allow(unsafe_code)] // calls of the driver's that cudarc has no safe form of
 
 mod delayed;
 
@@ -14,6 +14,8 @@ use super::Unavailable;
 
 /// What cuBLAS and the kernels were built for: tens are minor versions.
 const CUDA: c_int = 13_000;
+/// Bytes of freed memory that a device keeps: the activations of a forward, not the weights of a model.
+const KEPT: u64 = 4 << 30;
 /// The first architecture that computes in bf16, as major and minor version.
 const BF16: (c_int, c_int) = (8, 0);
 
@@ -30,8 +32,28 @@ pub(super) fn open(ordinal: usize) -> Result<Device> {
         return Ok(device.clone());
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
+    keep_memory(&device).map_err(Error::wrap)?;
     opened.insert(ordinal, device.clone());
     Ok(device)
+}
+
+/// What is freed is kept for what is allocated next; by default all of it goes back whenever anybody waits.
+fn keep_memory(device: &Device) -> std::result::Result<(), DriverError> {
+    let Some(pool) = pool(device)? else { return Ok(()) };
+    let mut kept = KEPT;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the pool is a device's own, and this attribute of it is a number of 64 bits.
+    unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut kept).cast()) }
+}
+
+/// Where a device's memory comes from; not all of them have one.
+fn pool(device: &Device) -> std::result::Result<Option<sys::CUmemoryPool>, DriverError> {
+    let context = context(device).filter(|context| context.has_async_alloc());
+    // SAFETY: the device is there, for it has a context.
+    let pool = |context: Arc<CudaContext>| unsafe {
+        result::device::get_default_mem_pool(context.cu_device())
+    };
+    context.map(pool).transpose()
 }
 
 /// Whether there is any.
@@ -59,6 +81,11 @@ fn release(version: c_int) -> String {
 /// Bytes that are free and that there are; nothing for a device that is no GPU.
 pub fn memory(device: &Device) -> Result<Option<(u64, u64)>> {
     let Some(context) = context(device) else { return Ok(None) };
+    device.synchronize()?;
+    if let Some(pool) = pool(device).map_err(Error::wrap)? {
+        // SAFETY: the pool is a device's own; what it keeps and nobody uses goes back.
+        unsafe { result::mem_pool::trim_to(pool, 0) }.map_err(Error::wrap)?;
+    }
     let (free, total) = context.mem_get_info().map_err(Error::wrap)?;
     Ok(Some((free as u64, total as u64)))
 }
