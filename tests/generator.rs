@@ -439,6 +439,24 @@ fn a_prompt_set_while_running_is_shown_without_a_block_to_wait_for() {
     assert_eq!((lengths[0], lengths.last(), changes), (80, Some(&20), 1));
 }
 
+/// Of what nobody reads, one block is decoded and one is clean; the next one waits for a prompt as long as for a
+/// reader.
+#[test]
+fn blocks_that_nobody_takes_are_not_denoised_ahead() {
+    let config = GeneratorConfig { queue_blocks: 1, ..config(&"x".repeat(80), 6) };
+    let slow = Behaviour::Slow(Duration::from_millis(3)); // slower than a prompt is encoded
+    let Rig { mut generator, entered } = rig(&config, slow, false);
+    assert_eq!(generator.next_frame().unwrap().map(|frame| frame.index), Some(0));
+    let passes = 5 + 5 + 4; // the third block's cache pass is for the fourth
+    for _ in 0..passes * LAYERS {
+        entered.recv_timeout(PATIENCE).unwrap();
+    }
+    assert!(entered.recv_timeout(Duration::from_millis(100)).is_err());
+    generator.controls().set_prompt("y".repeat(20));
+    let lengths = lengths(&all(&mut generator));
+    assert_eq!(lengths.iter().filter(|&&length| length == 80).count(), 8 + 12 + 12);
+}
+
 #[test]
 fn cancel_stops_a_blocked_read_and_resume_loses_nothing() {
     let expected = all(&mut toy(&config("0123456789", 3)));

@@ -55,6 +55,12 @@ impl<T> Queue<T> {
         Ok(())
     }
 
+    /// Waits until an item can be pushed at once.
+    pub(super) fn wait_for_room(&self) -> Result<(), Closed> {
+        let full = |state: &mut State<T>| state.items.len() >= self.capacity && !state.closed;
+        if self.wait_while(full).closed { Err(Closed) } else { Ok(()) }
+    }
+
     pub(super) fn pop(&self) -> Popped<T> {
         let mut state =
             self.wait_while(|s| s.items.is_empty() && !s.ended && !s.closed && !s.cancelled);

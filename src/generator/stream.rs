@@ -194,6 +194,8 @@ fn denoise(workers: Workers, plan: &Plan, line: &Line) -> Result<(), Stop> {
     let (schedule, config) = (plan.schedule.clone(), plan.cascade.clone());
     let mut cascade = Cascade::new(workers, schedule, noise, text, config).map_err(failed)?;
     while !cascade.is_finished() {
+        // What nobody takes yet is not denoised yet: a new prompt can still touch it.
+        line.latents.wait_for_room()?;
         let starts = cascade.admits();
         if let Some(due) = line.desk.due(starts)? {
             conditioning.turn(due).map_err(unheard)?;
