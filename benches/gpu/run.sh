@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # benches/gpu/run.sh [DEVICE [LOG]]
-# Everything that has to be measured on a GPU, beside PyTorch, in one go of about eight minutes: golden
-# parity in f32 and bf16, the workloads, whole streams. Runs from within the bundle that
+# Everything that has to be measured on a GPU, beside PyTorch, in one go of about eight minutes: kernels
+# against the CPU, golden parity in f32 and bf16, the workloads, whole streams. Runs from within the bundle that
 # benches/gpu/bundle.sh makes, or beside it; DEVICE is cuda:0, or `cpu` for a trial in small sizes. The log
 # (gpu.log) gets everything, stdout the tables.
 set -uo pipefail
@@ -35,6 +35,9 @@ else
 fi
 say "$(date -u +%F)  $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "no GPU")"
 
+if [ "$device" != cpu ]; then
+    say "kernels: $(limited 60 ./cuda --ignored --nocapture | tee -a "$log" | grep 'test result')"
+fi
 for dtype in f32 bf16; do
     # Without the short cuts that f32 products may take on a GPU.
     say "parity in $dtype: $(NVIDIA_TF32_OVERRIDE=0 PARITY_DEVICE=$device PARITY_DTYPE=$dtype \

@@ -1,12 +1,15 @@
-//! Machines without a GPU, or with one that cannot be used: libraries that say so stand in for CUDA's.
+//! Machines without a GPU, or with one that cannot be used: libraries that say so stand in for CUDA's. On a machine
+//! with a GPU, `--ignored` compares its kernels with the CPU.
 
 #![allow(clippy::unwrap_used)] // the helpers of tests are tests, which clippy does not see
 
 use std::path::Path;
 use std::process::{Command, Output};
 
+mod kernels;
+
 /// Where the program names the functions that it looks for.
-const DELAYED: &str = include_str!("../src/device/cuda/delayed.rs");
+const DELAYED: &str = include_str!("../../src/device/cuda/delayed.rs");
 
 /// What a driver answers.
 struct Driver {

@@ -1,0 +1,109 @@
+//! The kernels on a GPU, in sizes that networks have, against the CPU's f32 on the same numbers.
+
+use std::collections::HashMap;
+
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use gstblockcascade::device::DeviceSpec;
+use gstblockcascade::layers::attention::{Kv, attend};
+use gstblockcascade::layers::conv::{Activation, Conv, Geometry};
+use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, gated};
+use gstblockcascade::layers::rope::{Grid, Rope};
+
+const DIM: usize = 1536;
+const HEADS: usize = 12;
+const HEAD: usize = DIM / HEADS;
+const EPS: f64 = 1e-6;
+
+fn gpu() -> Device {
+    DeviceSpec::Cuda(0).open().unwrap()
+}
+
+/// Normal numbers as bf16 has them, in f32 on the CPU.
+fn randn(shape: &[usize]) -> Tensor {
+    let numbers = Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
+    numbers.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap()
+}
+
+fn there(x: &Tensor) -> Tensor {
+    x.to_dtype(DType::BF16).unwrap().to_device(&gpu()).unwrap()
+}
+
+fn assert_close(got: &Tensor, expected: &Tensor) {
+    let got = got.to_dtype(DType::F32).unwrap().to_device(&Device::Cpu).unwrap();
+    assert_eq!(got.dims(), expected.dims());
+    let largest = |x: &Tensor| x.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+    let (difference, scale) = (largest(&(got - expected).unwrap()), largest(expected));
+    eprintln!("differs by {difference:.2e} at most, of {scale:.2e}");
+    assert!(difference <= 0.01 * scale);
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn attention_over_pieces() {
+    let tokens = |count| randn(&[1, count, HEADS, HEAD]);
+    let kv = |count| Kv { k: tokens(count), v: tokens(count) };
+    for (queries, pieces, last_count) in [(300, vec![1560, 1560, 77], 1), (64, vec![78], 435)] {
+        let (q, keys) = (tokens(queries), pieces.into_iter().map(kv).collect::<Vec<_>>());
+        let expected = attend(&q, &keys, last_count).unwrap();
+        let keys: Vec<_> = keys.iter().map(|kv| Kv { k: there(&kv.k), v: there(&kv.v) }).collect();
+        assert_close(&attend(&there(&q), &keys, last_count).unwrap(), &expected);
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn convolutions_of_the_decoders() {
+    let same = Geometry::same(3);
+    for (kernel, geometry) in [
+        ([96, 96, 3, 3, 3], same.causal(3)),
+        ([192, 384, 1, 3, 3], Geometry { enlarge: 2, ..same }),
+        ([768, 384, 3, 1, 1], Geometry::POINTWISE.causal(3)),
+        ([3, 96, 3, 3, 3], same.causal(3)),
+        ([256, 16, 1, 3, 3], same),
+    ] {
+        let [outputs, inputs, ..] = kernel;
+        let (weight, bias) = (randn(&kernel), randn(&[outputs]));
+        let [past, xs] = [2, 3].map(|frames| randn(&[frames, 30, 52, inputs]));
+        let past = (geometry.front > 0).then_some(past);
+        let conv = |weight: &Tensor, bias: &Tensor| {
+            Conv::new(weight, Some(bias), geometry).unwrap().then(Activation::Relu)
+        };
+        let expected = conv(&weight, &bias).forward(past.as_ref(), &xs).unwrap();
+        let past = past.as_ref().map(there);
+        let got = conv(&there(&weight), &there(&bias)).forward(past.as_ref(), &there(&xs));
+        assert_close(&got.unwrap(), &expected);
+    }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn rows_of_a_layer() {
+    let grid = Grid { rows: 30, cols: 52 };
+    let size = [2, grid.tokens(), DIM];
+    let [xs, ys] = [(); 2].map(|()| randn(&size));
+    let tables = [(); 3].map(|()| Tensor::randn(0f32, 1.0, (2, 1, DIM), &Device::Cpu).unwrap());
+    let f32_there = tables.each_ref().map(|table| table.to_device(&gpu()).unwrap());
+    let ([scale, shift, gate], [scale_there, shift_there, gate_there]) = (&tables, &f32_there);
+    assert_close(
+        &gated(&there(&xs), &there(&ys), gate_there).unwrap(),
+        &gated(&xs, &ys, gate).unwrap(),
+    );
+    let norm = |device: &Device| {
+        LayerNorm::plain(DIM, EPS, &VarBuilder::zeros(DType::F32, device)).unwrap()
+    };
+    assert_close(
+        &norm(&gpu()).forward_modulated(&there(&xs), scale_there, shift_there).unwrap(),
+        &norm(&Device::Cpu).forward_modulated(&xs, scale, shift).unwrap(),
+    );
+    let weight = randn(&[DIM]);
+    let rotated = |xs: &Tensor, weight: &Tensor| {
+        let device = xs.device();
+        let vb = HashMap::from([("weight".to_owned(), weight.clone())]);
+        let norm =
+            RmsNorm::new(DIM, EPS, VarBuilder::from_tensors(vb, xs.dtype(), device)).unwrap();
+        let rotation = Rope::new(HEAD).rotation(7, 2, grid, device).unwrap();
+        norm.forward_rotated(xs, HEADS, &rotation).unwrap()
+    };
+    assert_close(&rotated(&there(&xs), &there(&weight)), &rotated(&xs, &weight));
+}
