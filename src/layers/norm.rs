@@ -53,7 +53,7 @@ pub fn rms_norm_silu(xs: &Tensor, gamma: &Tensor) -> Result<Option<Tensor>> {
 
 /// `xs + ys * gate` over `(frames, tokens, width)`, in f32, returned in the dtype of `xs`; the gate is `(frames,
 /// 1, width)`.
-pub fn gated(xs: &Tensor, ys: &Tensor, gate: &Tensor) -> Result<Tensor> {
+pub fn add_gated(xs: &Tensor, ys: &Tensor, gate: &Tensor) -> Result<Tensor> {
     if let Some(sum) = kernels::gate(xs, ys, gate)? {
         return Ok(sum);
     }
@@ -90,7 +90,7 @@ impl LayerNorm {
 
     /// `norm(xs) * scale + shift` over `(frames, tokens, width)`, in f32, returned in the dtype of `xs`; scale and
     /// shift are `(frames, 1, width)`. For a norm without weights.
-    pub fn forward_modulated(&self, xs: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
+    pub fn modulated(&self, xs: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
         if let Some(ys) = kernels::modulate(xs, scale, shift, self.eps)? {
             return Ok(ys);
         }

@@ -11,7 +11,7 @@ use super::config::WanConfig;
 use crate::layers::activation::gelu_tanh;
 use crate::layers::attention::attend;
 use crate::layers::linear::Linear;
-use crate::layers::norm::{LayerNorm, RmsNorm, gated};
+use crate::layers::norm::{LayerNorm, RmsNorm, add_gated};
 use crate::layers::rope::Rotation;
 use crate::model::{Kv, KvExchange, TextContext, Visible};
 
@@ -92,11 +92,11 @@ impl Modulation {
     }
 
     fn scale_shift(&self, norm: &LayerNorm, xs: &Tensor) -> Result<Tensor> {
-        norm.forward_modulated(xs, &self.scale, &self.shift)
+        norm.modulated(xs, &self.scale, &self.shift)
     }
 
     fn gate(&self, xs: &Tensor, ys: &Tensor) -> Result<Tensor> {
-        gated(xs, ys, &self.gate)
+        add_gated(xs, ys, &self.gate)
     }
 }
 

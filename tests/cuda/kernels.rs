@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 use gstblockcascade::device::DeviceSpec;
 use gstblockcascade::layers::attention::{Kv, attend};
 use gstblockcascade::layers::conv::{Activation, Conv, Geometry};
-use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, gated};
+use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, add_gated};
 use gstblockcascade::layers::rope::{Grid, Rope};
 
 const DIM: usize = 1536;
@@ -86,15 +86,15 @@ fn rows_of_a_layer() {
     let f32_there = tables.each_ref().map(|table| table.to_device(&gpu()).unwrap());
     let ([scale, shift, gate], [scale_there, shift_there, gate_there]) = (&tables, &f32_there);
     assert_close(
-        &gated(&there(&xs), &there(&ys), gate_there).unwrap(),
-        &gated(&xs, &ys, gate).unwrap(),
+        &add_gated(&there(&xs), &there(&ys), gate_there).unwrap(),
+        &add_gated(&xs, &ys, gate).unwrap(),
     );
     let norm = |device: &Device| {
         LayerNorm::plain(DIM, EPS, &VarBuilder::zeros(DType::F32, device)).unwrap()
     };
     assert_close(
-        &norm(&gpu()).forward_modulated(&there(&xs), scale_there, shift_there).unwrap(),
-        &norm(&Device::Cpu).forward_modulated(&xs, scale, shift).unwrap(),
+        &norm(&gpu()).modulated(&there(&xs), scale_there, shift_there).unwrap(),
+        &norm(&Device::Cpu).modulated(&xs, scale, shift).unwrap(),
     );
     let weight = randn(&[DIM]);
     let rotated = |xs: &Tensor, weight: &Tensor| {

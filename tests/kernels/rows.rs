@@ -5,7 +5,7 @@ use std::ptr::null;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, gated, rms_norm_silu};
+use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, add_gated, rms_norm_silu};
 use gstblockcascade::layers::rope::{Grid, Rope};
 use half::bf16;
 
@@ -98,7 +98,7 @@ fn modulation() {
         let xs = xs.to_dtype(DType::F32).unwrap();
         let [scale, shift] = [(); 2].map(|()| randn(&[frames, 1, width]));
         let norm = norm(width);
-        let expected = norm.forward_modulated(&xs, &scale, &shift).unwrap();
+        let expected = norm.modulated(&xs, &scale, &shift).unwrap();
         let xs = bf16s(&xs);
         // The tables of a frame lie among others, as those of a layer do.
         let (scale, shift) = (f32s(&scale), apart(&f32s(&shift), width));
@@ -113,7 +113,7 @@ fn modulation() {
 fn a_gate() {
     for size @ [frames, _, width] in SIZES {
         let (xs, ys, gate) = (randn(&size), randn(&size), randn(&[frames, 1, width]));
-        let expected = gated(&xs, &ys, &gate).unwrap();
+        let expected = add_gated(&xs, &ys, &gate).unwrap();
         let (xs, ys, gate) = (bf16s(&xs), bf16s(&ys), apart(&f32s(&gate), width));
         let (y, a, a_row) = (ys.as_ptr(), gate.as_ptr(), 2 * width as i64);
         let arguments = Arguments { y, a, a_row, ..Arguments::new(&xs, size) };
