@@ -9,6 +9,11 @@ pub fn attention(_: &Tensor, _: &[(&Tensor, &Tensor)], _: usize) -> Result<Optio
     Ok(None)
 }
 
+/// Nothing, for everything.
+pub fn add_bias(_: &Tensor, _: &Tensor, _: bool) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
 /// It knows none.
 pub fn knows_convolution(_: &Tensor, _: usize) -> Result<bool> {
     Ok(false)

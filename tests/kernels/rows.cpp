@@ -7,5 +7,7 @@ extern "C" void run_rows(const Arguments* arguments, int columns, int which, boo
         if (which == 1) modulate(*arguments);
         if (which == 2) gate(*arguments);
         if (which == 3) norm_rotate(*arguments);
+        if (which == 4) add(*arguments);
+        if (which == 5) add_gelu(*arguments);
     });
 }

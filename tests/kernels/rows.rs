@@ -5,6 +5,7 @@ use std::ptr::null;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use gstblockcascade::layers::activation::gelu_tanh;
 use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, add_gated, rms_norm_silu};
 use gstblockcascade::layers::rope::{Grid, Rope};
 use half::bf16;
@@ -17,6 +18,8 @@ const NORM_SILU: i32 = 0;
 const MODULATE: i32 = 1;
 const GATE: i32 = 2;
 const NORM_ROTATE: i32 = 3;
+const ADD: i32 = 4;
+const ADD_GELU: i32 = 5;
 
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -79,6 +82,18 @@ fn norm_and_silu() {
         let (xs, gamma) = (bf16s(&xs), bf16s(&gamma));
         let arguments = Arguments { y: gamma.as_ptr(), ..Arguments::new(&xs, size) };
         assert_close(&arguments.run(NORM_SILU), &expected, &format!("{size:?}"));
+    }
+}
+
+#[test]
+fn a_bias_with_gelu_and_without() {
+    for size in SIZES {
+        let (xs, bias) = (randn(&size), randn(&size[2..]));
+        let sum = xs.broadcast_add(&bias).unwrap();
+        let (xs, bias) = (bf16s(&xs), bf16s(&bias));
+        let arguments = Arguments { y: bias.as_ptr(), ..Arguments::new(&xs, size) };
+        assert_close(&arguments.run(ADD), &sum, &format!("{size:?}"));
+        assert_close(&arguments.run(ADD_GELU), &gelu_tanh(&sum).unwrap(), &format!("{size:?}"));
     }
 }
 

@@ -15,7 +15,7 @@ use candle_core::{Layout, Result, Storage, bail};
 
 pub use self::attention::attention;
 pub use self::convolution::{convolve, knows_convolution};
-pub use self::rows::{gate, modulate, norm_rotate, norm_silu};
+pub use self::rows::{add_bias, gate, modulate, norm_rotate, norm_silu};
 
 /// Threads of a block, in every kernel.
 const THREADS: u32 = 256;

@@ -76,6 +76,28 @@ __device__ void map(const bf16* x, bf16* out, int width, F f) {
 __device__ inline float square(float x) { return x * x; }
 __device__ inline float silu(float x) { return x / (1 + power_of_two(-1.442695041f * x)); }
 
+// In its tanh form.
+__device__ inline float gelu(float x) {
+    float twice = 1.595769122f * (x + 0.044715f * x * x * x);
+    return x / (1 + power_of_two(-1.442695041f * twice));
+}
+
+// x + y
+extern "C" __global__ void __launch_bounds__(THREADS) add(const __grid_constant__ Arguments a) {
+    int row = row_of_warp();
+    if (row >= a.rows) return;
+    long long start = (long long)row * a.width;
+    map(a.x + start, a.out + start, a.width, [&](float x, int i) { return x + widen(a.y[i]); });
+}
+
+// gelu(x + y)
+extern "C" __global__ void __launch_bounds__(THREADS) add_gelu(const __grid_constant__ Arguments a) {
+    int row = row_of_warp();
+    if (row >= a.rows) return;
+    long long start = (long long)row * a.width;
+    map(a.x + start, a.out + start, a.width, [&](float x, int i) { return gelu(x + widen(a.y[i])); });
+}
+
 // silu(x / max(|x|, 1e-12) * sqrt(width) * y)
 extern "C" __global__ void __launch_bounds__(THREADS) norm_silu(const __grid_constant__ Arguments a) {
     int row = row_of_warp();

@@ -15,6 +15,12 @@ const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/rows.ptx"));
 const CHUNK: usize = 8;
 const WARPS: u32 = 8;
 
+/// `x + bias` over the last dimension, or GELU of it, in its tanh form.
+pub fn add_bias(xs: &Tensor, bias: &Tensor, is_gelu: bool) -> Result<Option<Tensor>> {
+    let y = Some(bias.flatten_all()?);
+    run(if is_gelu { "add_gelu" } else { "add" }, xs, Rows { y, ..Rows::default() })
+}
+
 /// `silu(x / max(|x|, 1e-12) * sqrt(width) * gamma)` over the last dimension.
 pub fn norm_silu(xs: &Tensor, gamma: &Tensor) -> Result<Option<Tensor>> {
     let y = Some(gamma.flatten_all()?);
