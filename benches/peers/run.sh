@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Our workloads beside the same work in PyTorch and diffusers, on the CPU in f32, as one table.
+# Our workloads beside the same work in PyTorch and diffusers, on the CPU in f32 and bf16, as one table.
 #
 #   benches/peers/run.sh [threads [workload...]]      default: physical cores, all workloads
 #
@@ -10,7 +10,8 @@ cd "$(dirname "$0")/../.."
 
 threads=${1:-$(lscpu --parse=core,socket | grep -v '^#' | sort -u | wc -l)}
 shift || true
-workloads=${*:-linear attention conv3d_step dit_first dit_steady vae_decode taehv_decode}
+workloads=${*:-linear linear_bf16 attention attention_bf16 conv3d_step dit_first dit_first_bf16 dit_steady
+    dit_steady_bf16 vae_decode taehv_decode}
 venv=${VENV:-${CARGO_TARGET_DIR:-target}/peers-venv}
 runs=20
 

@@ -5,7 +5,7 @@ import json
 import sys
 
 HEAD = ("workload", "peer", "ours ms", "peer ms", "peer / ours", "ours GFLOP/s", "peer GFLOP/s", "ours MiB", "peer MiB")
-WIDTHS = (14, 11, 10, 10, 13, 14, 14, 10, 10)
+WIDTHS = (16, 11, 10, 10, 13, 14, 14, 10, 10)
 
 
 def row(ours, peer):

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The workloads of our benches in PyTorch and diffusers, on the CPU in f32.
+"""The workloads of our benches in PyTorch and diffusers, on the CPU in f32, and in bf16 where they say so.
 
     python torch_cpu.py [--threads N] [workload ...]
 
@@ -86,11 +86,12 @@ class DitLayer(nn.Module):
         # The last key stands for all padding rows.
         self.text_bias = torch.zeros(1, PROMPT + 1)
         self.text_bias[0, -1] = math.log(TEXT_LEN - PROMPT)
-        self.rotation = torch.polar(torch.ones(BLOCK, HEAD_DIM // 2), torch.randn(BLOCK, HEAD_DIM // 2))
+        angles = torch.randn(BLOCK, HEAD_DIM // 2, dtype=torch.float32)
+        self.rotation = torch.polar(torch.ones_like(angles), angles)
 
     def rotate(self, x):
-        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-        return torch.view_as_real(pairs * self.rotation).flatten(-2)
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * self.rotation).flatten(-2).type_as(x)
 
     def self_attention(self, x):
         q = self.rotate(heads(self.norm_q(self.q(x))))
@@ -221,12 +222,29 @@ class TaehvDecoder:
         self.layers(self.latents.div(3).tanh().mul(3)).clamp(0, 1)
 
 
+def in_bf16(make):
+    """What `make` makes, its weights and inputs in bf16."""
+
+    def made():
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            return make()
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+    return made
+
+
 WORKLOADS = {
     "linear": [("PyTorch", Linear)],
+    "linear_bf16": [("PyTorch", in_bf16(Linear))],
     "attention": [("PyTorch", Attention)],
+    "attention_bf16": [("PyTorch", in_bf16(Attention))],
     "conv3d_step": [("PyTorch", Conv3dStep)],
     "dit_first": [("PyTorch", lambda: Dit(0)), ("diffusers", DiffusersDit)],
+    "dit_first_bf16": [("PyTorch", in_bf16(lambda: Dit(0)))],
     "dit_steady": [("PyTorch", lambda: Dit(7 * BLOCK))],
+    "dit_steady_bf16": [("PyTorch", in_bf16(lambda: Dit(7 * BLOCK)))],
     "vae_decode": [("diffusers", DiffusersDecoder)],
     "taehv_decode": [("PyTorch", TaehvDecoder)],
 }

@@ -31,12 +31,16 @@ pub enum Size {
 }
 
 /// Names, and how each is made.
-pub const WORKLOADS: [(&str, Make); 7] = [
-    ("linear", linear),
-    ("attention", attention),
+pub const WORKLOADS: [(&str, Make); 11] = [
+    ("linear", |size| linear(&HOST, size)),
+    ("linear_bf16", |size| linear(&HOST_BF16, size)),
+    ("attention", |size| attention(&HOST, size)),
+    ("attention_bf16", |size| attention(&HOST_BF16, size)),
     ("conv3d_step", conv3d_step),
-    ("dit_first", dit_first),
-    ("dit_steady", dit_steady),
+    ("dit_first", |size| two_layers(&HOST, size, 0)),
+    ("dit_first_bf16", |size| two_layers(&HOST_BF16, size, 0)),
+    ("dit_steady", |size| two_layers(&HOST, size, 7)),
+    ("dit_steady_bf16", |size| two_layers(&HOST_BF16, size, 7)),
     ("vae_decode", vae_decode),
     ("taehv_decode", taehv_decode),
 ];
@@ -49,6 +53,7 @@ pub struct Target {
 }
 
 const HOST: Target = Target { device: Device::Cpu, dtype: DType::F32 };
+const HOST_BF16: Target = Target { device: Device::Cpu, dtype: DType::BF16 };
 
 impl Target {
     fn randn(&self, shape: &[usize]) -> Result<Tensor> {
@@ -65,23 +70,23 @@ fn randn(shape: &[usize]) -> Result<Tensor> {
 }
 
 /// The feed-forward's first linear of the 1.3B.
-fn linear(size: Size) -> Result<Work> {
+fn linear(target: &Target, size: Size) -> Result<Work> {
     let (tokens, inputs, outputs) = match size {
         Size::Whole => (1024, 1536, 8960),
         Size::Small => (128, 256, 512),
     };
-    let layer = Linear::new(randn(&[outputs, inputs])?, randn(&[outputs])?);
-    let xs = randn(&[tokens, inputs])?;
+    let layer = Linear::new(target.randn(&[outputs, inputs])?, target.randn(&[outputs])?)?;
+    let xs = target.randn(&[tokens, inputs])?;
     Ok(Box::new(move || layer.forward(black_box(&xs))))
 }
 
-fn attention(size: Size) -> Result<Work> {
+fn attention(target: &Target, size: Size) -> Result<Work> {
     let (queries, keys, heads) = match size {
         Size::Whole => (1024, 4096, 12),
         Size::Small => (128, 512, 2),
     };
-    let q = randn(&[1, queries, heads, 128])?;
-    let kv = || randn(&[1, keys, heads, 128]);
+    let q = target.randn(&[1, queries, heads, 128])?;
+    let kv = || target.randn(&[1, keys, heads, 128]);
     let keys = [Kv { k: kv()?, v: kv()? }];
     Ok(Box::new(move || attend(black_box(&q), &keys, 1)))
 }
@@ -100,22 +105,13 @@ fn conv3d_step(size: Size) -> Result<Work> {
     Ok(Box::new(move || conv.forward(Some(&past), black_box(&xs))))
 }
 
-/// A stream's first block at 208x128, in two layers of the 1.3B with the embeddings and the head.
-fn dit_first(size: Size) -> Result<Work> {
-    two_layers(size, 0)
-}
-
-/// The same with seven blocks of history.
-fn dit_steady(size: Size) -> Result<Work> {
-    two_layers(size, 7)
-}
-
-fn two_layers(size: Size, past: usize) -> Result<Work> {
+/// A block at 208x128 behind so many others, in two layers of the 1.3B with the embeddings and the head.
+fn two_layers(target: &Target, size: Size, past: usize) -> Result<Work> {
     let (config, latent) = match size {
         Size::Whole => (WanConfig { num_layers: 2, ..WanConfig::t2v_1_3b() }, (16, 26)),
         Size::Small => (WanConfig { num_layers: 1, ..WanConfig::pocket() }, (8, 8)),
     };
-    dit(&HOST, &config, latent, past * BLOCK)
+    dit(target, &config, latent, past * BLOCK)
 }
 
 /// Latent frames of a block.

@@ -96,7 +96,7 @@ fn levels(pixels: &Tensor) -> Result<Vec<u8>> {
         return levels_there(pixels)?.to_device(&Device::Cpu)?.flatten_all()?.to_vec1();
     }
     with_slice(&pixels.to_dtype(DType::F32)?, |values| {
-        Ok(values.iter().map(|&value| (value * 255.0 + 0.5) as u8).collect())
+        Ok(values.iter().map(|value: &f32| (value * 255.0 + 0.5) as u8).collect())
     })
 }
 

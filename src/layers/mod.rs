@@ -3,10 +3,14 @@
 pub mod activation;
 pub mod attention;
 pub mod conv;
+mod dots;
 pub mod linear;
 mod matmul;
 pub mod norm;
 #[cfg(test)]
 pub(crate) mod numbers;
+mod panels;
+mod real;
 pub mod rope;
+mod rows;
 pub mod simd;

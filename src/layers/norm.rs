@@ -5,7 +5,8 @@ use candle_nn::VarBuilder;
 use candle_nn::ops::{layer_norm, rms_norm};
 
 use super::rope::Rotation;
-use super::simd;
+use super::rows::{self, Norm};
+use super::simd::{self, is_host};
 use crate::device::kernels;
 
 /// `x / rms(x) * weight` over the last dimension.
@@ -23,6 +24,10 @@ impl RmsNorm {
 
     /// Same shape and dtype as `xs`.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        if is_host(xs, DType::BF16) {
+            let weight = self.weight.to_dtype(DType::F32)?;
+            return rows::norm(xs, Norm::Rms, self.eps, &weight, &weight.zeros_like()?);
+        }
         rms_norm(&xs.contiguous()?, &self.weight, self.eps)
     }
 
@@ -54,6 +59,9 @@ pub fn rms_norm_silu(xs: &Tensor, gamma: &Tensor) -> Result<Option<Tensor>> {
 /// `xs + ys * gate` over `(frames, tokens, width)`, in f32, returned in the dtype of `xs`; the gate is `(frames,
 /// 1, width)`.
 pub fn add_gated(xs: &Tensor, ys: &Tensor, gate: &Tensor) -> Result<Tensor> {
+    if is_host(xs, DType::BF16) && is_host(ys, DType::BF16) {
+        return rows::add_gated(xs, ys, gate);
+    }
     if let Some(sum) = kernels::gate(xs, ys, gate)? {
         return Ok(sum);
     }
@@ -84,17 +92,28 @@ impl LayerNorm {
 
     /// Same shape as `xs`, in the dtype of the weights.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
+        if is_host(xs, DType::BF16) && self.weight.dtype() == DType::BF16 {
+            let wide = |x: &Tensor| x.to_dtype(DType::F32);
+            return self.scaled(xs, &wide(&self.weight)?, &wide(&self.bias)?);
+        }
         let xs = xs.to_dtype(self.weight.dtype())?.contiguous()?;
         layer_norm(&xs, &self.weight, &self.bias, self.eps)
     }
 
-    /// `norm(xs) * scale + shift` over `(frames, tokens, width)`, in f32, returned in the dtype of `xs`; scale and
-    /// shift are `(frames, 1, width)`. For a norm without weights.
+    /// `forward(xs) * scale + shift` over `(frames, tokens, width)`, in f32, returned in the dtype of `xs`; scale
+    /// and shift are `(frames, 1, width)`. For a norm without weights.
     pub fn modulated(&self, xs: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        if is_host(xs, DType::BF16) {
+            return self.scaled(xs, scale, shift);
+        }
         if let Some(ys) = kernels::modulate(xs, scale, shift, self.eps)? {
             return Ok(ys);
         }
         let ys = self.forward(xs)?.broadcast_mul(scale)?.broadcast_add(shift)?;
         ys.to_dtype(xs.dtype())
+    }
+
+    fn scaled(&self, xs: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        rows::norm(xs, Norm::Layer, self.eps, weight, bias)
     }
 }

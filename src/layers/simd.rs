@@ -2,9 +2,12 @@
 //!
 //! Mostly plain loops that the compiler vectorises; `pulp` picks the widest set that the machine has.
 
-use candle_core::{DType, Result, Storage, Tensor, bail};
+use candle_core::{DType, Result, Storage, Tensor, WithDType, bail};
+use half::bf16;
 use pulp::{Arch, Scalar128b, Simd, WithSimd};
 use rayon::prelude::*;
+
+use super::real::{Each, Real};
 
 /// Numbers that one task of the thread pool takes: in and out together fit a core's second-level
 /// cache.
@@ -81,9 +84,13 @@ pub fn multiply_add<S: Simd>(simd: S, a: S::f32s, b: S::f32s, c: S::f32s) -> S::
     if has_none { simd.add_f32s(simd.mul_f32s(a, b), c) } else { simd.mul_add_e_f32s(a, b, c) }
 }
 
-/// Applies `f` to every element; `f` should be `#[inline(always)]`.
+/// Applies `f` to every element, an f32 or a bf16; `f` should be `#[inline(always)]`.
 pub fn map(xs: &Tensor, f: impl Fn(f32) -> f32 + Sync + Copy) -> Result<Tensor> {
-    map_runs(xs, TASK, |src, dst| dispatch(Map { src, dst, f }))
+    if is_host(xs, DType::BF16) { map_reals::<bf16>(xs, f) } else { map_reals::<f32>(xs, f) }
+}
+
+fn map_reals<T: Real>(xs: &Tensor, f: impl Fn(f32) -> f32 + Sync + Copy) -> Result<Tensor> {
+    map_runs(xs, TASK, |from: &[T], to: &mut [T]| dispatch(Each { from, to, f }))
 }
 
 /// `silu(x / max(|x|, 1e-12) * sqrt(channels) * gamma)` over the last dimension of `xs`; `gamma` is
@@ -100,30 +107,17 @@ pub fn rms_norm_silu(xs: &Tensor, gamma: &Tensor) -> Result<Tensor> {
 }
 
 /// A new tensor whose runs of `run` numbers are each `f` of the same run of `xs`, in parallel.
-fn map_runs(xs: &Tensor, run: usize, f: impl Fn(&[f32], &mut [f32]) + Sync) -> Result<Tensor> {
+fn map_runs<T: WithDType>(
+    xs: &Tensor,
+    run: usize,
+    f: impl Fn(&[T], &mut [T]) + Sync,
+) -> Result<Tensor> {
     let ys = with_slice(xs, |xs| {
-        let mut ys = vec![0f32; xs.len()];
+        let mut ys = vec![T::zero(); xs.len()];
         ys.par_chunks_mut(run).zip(xs.par_chunks(run)).for_each(|(dst, src)| f(src, dst));
         Ok(ys)
     })?;
     Tensor::from_vec(ys, xs.shape(), xs.device())
-}
-
-/// A run of numbers to map; a type and not a closure, so that it is sure to be inlined into the code
-/// for each instruction set.
-struct Map<'a, F> {
-    src: &'a [f32],
-    dst: &'a mut [f32],
-    f: F,
-}
-
-impl<F: Fn(f32) -> f32> WithSimd for Map<'_, F> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _simd: S) {
-        self.dst.iter_mut().zip(self.src).for_each(|(y, &x)| *y = (self.f)(x));
-    }
 }
 
 /// A run of pixels to normalise.
@@ -170,16 +164,21 @@ fn normalise<S: Simd>(simd: S, x: &[f32], gamma: &[f32], y: &mut [f32]) {
 
 /// Whether the fast paths of this crate take `x`: f32 in the host's memory.
 pub fn is_host_f32(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32
+    is_host(x, DType::F32)
 }
 
-/// Lends the numbers of an f32 tensor in the host's memory, row-major, to `f`; they are copied only
-/// where they are not contiguous.
-pub fn with_slice<R>(xs: &Tensor, f: impl FnOnce(&[f32]) -> Result<R>) -> Result<R> {
+/// Whether `x` is such numbers in the host's memory.
+pub fn is_host(x: &Tensor, dtype: DType) -> bool {
+    x.device().is_cpu() && x.dtype() == dtype
+}
+
+/// Lends the numbers of a tensor in the host's memory, row-major, to `f`; they are copied only where
+/// they are not contiguous.
+pub fn with_slice<T: WithDType, R>(xs: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
     let xs = xs.contiguous()?;
     let (storage, layout) = xs.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(storage), Some((start, end))) => f(&storage.as_slice::<f32>()?[start..end]),
+        (Storage::Cpu(storage), Some((start, end))) => f(&storage.as_slice::<T>()?[start..end]),
         _ => bail!("expected a tensor on the cpu, got {:?}", xs.device().location()),
     }
 }
@@ -206,6 +205,15 @@ mod tests {
         let difference = |a: &Tensor, b: &Tensor| (a - b)?.abs()?.max(0)?.to_scalar::<f32>();
         assert!(difference(&map(&x, gelu_tanh)?, &x.gelu()?)? < 2e-6);
         assert!(difference(&map(&x, silu)?, &x.silu()?)? < 2e-6);
+        Ok(())
+    }
+
+    #[test]
+    fn bf16_is_computed_in_f32_and_rounded_once() -> Result<()> {
+        let x = Tensor::arange(-600f32, 600.0, &Device::Cpu)?.affine(0.02, 0.0)?;
+        let x = x.to_dtype(DType::BF16)?;
+        let exact = map(&x.to_dtype(DType::F32)?, gelu_tanh)?.to_dtype(DType::BF16)?;
+        assert_eq!(map(&x, gelu_tanh)?.to_vec1::<bf16>()?, exact.to_vec1::<bf16>()?);
         Ok(())
     }
 

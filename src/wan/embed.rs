@@ -20,12 +20,12 @@ impl PatchEmbedding {
     pub(super) fn new(config: &WanConfig, vb: VarBuilder<'_>) -> Result<Self> {
         let weight = vb.get((config.dim, config.in_dim, 1, PATCH, PATCH), "weight")?;
         let weight = weight.reshape((config.dim, config.in_dim * PATCH * PATCH))?;
-        Ok(Self { linear: Linear::new(weight, vb.get(config.dim, "bias")?) })
+        Ok(Self { linear: Linear::new(weight, vb.get(config.dim, "bias")?)? })
     }
 
     /// `(frames, channels, h, w)` to `(frames * tokens, dim)`.
     pub(super) fn forward(&self, latent: &Tensor) -> Result<Tensor> {
-        self.linear.forward(&patchify(&latent.to_dtype(self.linear.weight().dtype())?)?)
+        self.linear.forward(&patchify(&latent.to_dtype(self.linear.dtype())?)?)
     }
 }
 
@@ -69,7 +69,7 @@ impl TimeEmbedding {
     }
 
     pub(super) fn forward(&self, timesteps: &[f64]) -> Result<TimeModulation> {
-        let sinusoid = sinusoid(timesteps, self.freq_dim, self.first.weight().device())?;
+        let sinusoid = sinusoid(timesteps, self.freq_dim, self.first.device())?;
         let e = self.second.forward(&self.first.forward(&sinusoid)?.silu()?)?; // (frames, dim)
         let (frames, dim) = e.dims2()?;
         let layers = self.projection.forward(&e.silu()?)?.reshape((frames, 6, dim))?;
@@ -134,8 +134,7 @@ impl Head {
     pub(super) fn forward(&self, xs: &Tensor, time: &Tensor, grid: Grid) -> Result<Tensor> {
         let m = self.modulation.broadcast_add(time)?; // (frames, 2, dim)
         let (shift, scale) = (m.narrow(1, 0, 1)?, (m.narrow(1, 1, 1)? + 1.0)?);
-        let xs = self.norm.forward(xs)?.broadcast_mul(&scale)?.broadcast_add(&shift)?;
-        let xs = self.head.forward(&xs.to_dtype(self.head.weight().dtype())?)?;
+        let xs = self.head.forward(&self.norm.modulated(xs, &scale, &shift)?)?;
         unpatchify(&xs, grid)
     }
 }
