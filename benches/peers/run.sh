@@ -20,7 +20,7 @@ if [ ! -x "$venv/bin/python" ]; then
     "$venv/bin/pip" install --quiet --requirement benches/peers/requirements.txt
 fi
 
-once=$(cargo bench --no-run --bench once 2>&1 | tee /dev/stderr | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
+once=$(CARGO_TERM_COLOR=never cargo bench --no-run --bench once 2>&1 | tee /dev/stderr | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
 for workload in $workloads; do
     RAYON_NUM_THREADS=$threads "$once" "$workload" $runs
     "$venv/bin/python" benches/peers/torch_cpu.py --threads "$threads" "$workload"

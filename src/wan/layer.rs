@@ -8,7 +8,6 @@ use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::config::WanConfig;
-use crate::layers::activation::gelu_tanh;
 use crate::layers::attention::attend;
 use crate::layers::linear::Linear;
 use crate::layers::norm::{LayerNorm, RmsNorm, add_gated};
@@ -204,6 +203,6 @@ impl FeedForward {
     }
 
     fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        self.second.forward(&gelu_tanh(&self.first.forward(xs)?)?)
+        self.second.forward(&self.first.forward_gelu(xs)?)
     }
 }

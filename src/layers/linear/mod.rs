@@ -13,10 +13,12 @@ use candle_core::{D, DType, Device, Result, Tensor, WithDType, bail};
 use candle_nn::{Module, VarBuilder};
 use rayon::prelude::*;
 
+use super::activation::gelu_tanh;
 use super::dots;
 use super::matmul::{Into, Matrix, multiply};
 use super::panels::Panels;
 use super::simd::{is_host, with_slice};
+use crate::device::kernels;
 
 /// Fewest rows of a task: the weights are packed anew for each.
 const ROWS: usize = 64;
@@ -79,9 +81,39 @@ impl Linear {
             Weight::Packed(panels) => packed::forward(panels, &self.bias, xs),
             Weight::Plain(weight) if is(DType::F32) => fused(weight, &self.bias, xs),
             Weight::Plain(weight) if is(DType::BF16) => widened::forward(weight, &self.bias, xs),
+            Weight::Plain(weight) if xs.device().is_cuda() => {
+                on_gpu(weight, &self.bias, xs, Activation::Identity)
+            }
             Weight::Plain(weight) => plain(weight, &self.bias, xs),
         }
     }
+
+    /// GELU, in its tanh form, of [`forward`](Self::forward).
+    pub fn forward_gelu(&self, xs: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Plain(weight) if xs.device().is_cuda() => {
+                on_gpu(weight, &self.bias, xs, Activation::Gelu)
+            }
+            _ => gelu_tanh(&self.forward(xs)?),
+        }
+    }
+}
+
+/// What follows a linear in the same pass over memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Activation {
+    Identity,
+    Gelu,
+}
+
+/// The product by candle, the rest by a kernel where there is one.
+fn on_gpu(weight: &Tensor, bias: &Tensor, xs: &Tensor, activation: Activation) -> Result<Tensor> {
+    let ys = candle_nn::Linear::new(weight.clone(), None).forward(xs)?;
+    if let Some(ys) = kernels::add_bias(&ys, bias, activation == Activation::Gelu)? {
+        return Ok(ys);
+    }
+    let ys = ys.broadcast_add(bias)?;
+    if activation == Activation::Gelu { gelu_tanh(&ys) } else { Ok(ys) }
 }
 
 fn plain(weight: &Tensor, bias: &Tensor, xs: &Tensor) -> Result<Tensor> {
@@ -221,6 +253,18 @@ mod tests {
             prop_assert_eq!(matches!(linear.weight, Weight::Packed(_)), dots::are_fast());
             prop_assert!(roundings(&xs, &weight, &bias, &linear.forward(&xs).unwrap()) < 1.0);
         }
+    }
+
+    /// The kernel itself is tested with the others.
+    #[test]
+    fn the_way_of_a_gpu_is_plain_too() {
+        let ((weight, bias), xs) = (weights(8, 5), normal(0, &[2, 3, 8]));
+        let plain = plain(&weight, &bias, &xs).unwrap();
+        let there = |activation| on_gpu(&weight, &bias, &xs, activation).unwrap();
+        assert!(difference(&there(Activation::Identity), &plain) < 1e-6);
+        assert!(difference(&there(Activation::Gelu), &gelu_tanh(&plain).unwrap()) < 1e-6);
+        let here = linear(8, 5).forward_gelu(&xs).unwrap();
+        assert!(difference(&here, &there(Activation::Gelu)) < 1e-5);
     }
 
     #[test]
