@@ -12,12 +12,17 @@ use crate::layers::simd::{dispatch, lanes, multiply_add};
 /// Bytes of weights that are used again and again while they stay in a core's first-level cache.
 const HOT_WEIGHTS: usize = 24 * 1024;
 
-/// Outputs of a kernel that are computed at once, of so many: a narrow panel for a few, where the
-/// machine's vectors are no wider.
+/// Outputs of a kernel that are computed at once, of so many: a narrow panel for a few, where the machine's vectors
+/// are no wider, and a broad one of two wide vectors, which share what is read of a window.
 pub(super) fn width(outputs: usize) -> usize {
+    const BROAD: usize = 32;
     const WIDE: usize = 16;
     const NARROW: usize = 8;
-    if outputs <= NARROW && lanes() <= NARROW { NARROW } else { WIDE }
+    match lanes() {
+        WIDE if outputs.is_multiple_of(BROAD) => BROAD,
+        ..=NARROW if outputs <= NARROW => NARROW,
+        _ => WIDE,
+    }
 }
 
 /// Windows and weights of one frame of a kernel.
