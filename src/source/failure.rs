@@ -16,8 +16,12 @@ pub fn message(error: &Error) -> Option<gst::ErrorMessage> {
             gst::error_msg!(gst::ResourceError::NotFound, ("{text}"))
         }
         Error::Weights(_) => gst::error_msg!(gst::ResourceError::OpenRead, ("{text}")),
-        Error::Device { .. } if text.contains("out of memory") => {
+        // As a device says it, when it is loaded to and when it computes.
+        Error::Device { .. } | Error::Worker { .. } if text.contains("out of memory") => {
             gst::error_msg!(gst::ResourceError::NoSpaceLeft, ("{text}"))
+        }
+        Error::Device { .. } if text.contains("no such device") => {
+            gst::error_msg!(gst::ResourceError::NotFound, ("{text}"))
         }
         Error::Device { .. } | Error::MissingFeature(_) => {
             gst::error_msg!(gst::LibraryError::Init, ("{text}"))
@@ -32,5 +36,49 @@ fn is_missing(error: &checkpoint::Error) -> bool {
         checkpoint::Error::Open { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
         checkpoint::Error::Manifest { .. } => true,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use gst::prelude::*;
+
+    use super::*;
+
+    /// The error as an application gets it.
+    fn told(error: &Error) -> gst::glib::Error {
+        gst::init().unwrap();
+        let element = gst::Pipeline::new();
+        element.post_error_message(message(error).unwrap());
+        let told = element.bus().unwrap().pop_filtered(&[gst::MessageType::Error]).unwrap();
+        let gst::MessageView::Error(told) = told.view() else { unreachable!() };
+        told.error()
+    }
+
+    #[test]
+    fn what_a_device_lacks_has_a_kind_of_its_own() {
+        let device = |reason: &str| {
+            let (device, source) = ("cuda:1".to_owned(), io::Error::other(reason).into());
+            told(&Error::Device { device, source })
+        };
+        let kind = |error: gst::glib::Error| error.kind::<gst::ResourceError>();
+        let full = "out of memory: weights and history take 9 GB";
+        assert_eq!(kind(device(full)), Some(gst::ResourceError::NoSpaceLeft));
+        let absent = "no such device: got number 1, there are 1";
+        assert_eq!(kind(device(absent)), Some(gst::ResourceError::NotFound));
+        let other = device("the driver is too old").kind::<gst::LibraryError>();
+        assert_eq!(other, Some(gst::LibraryError::Init));
+        let worker = |reason: &str| {
+            told(&Error::Worker {
+                work: "denoising".into(),
+                source: io::Error::other(reason).into(),
+            })
+        };
+        let full = "DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")";
+        assert_eq!(kind(worker(full)), Some(gst::ResourceError::NoSpaceLeft));
+        let failed = worker("another worker failed").kind::<gst::StreamError>();
+        assert_eq!(failed, Some(gst::StreamError::Failed));
     }
 }
