@@ -102,11 +102,11 @@ mod x86 {
         for (row, totals) in totals.iter_mut().enumerate() {
             *totals = load(&sums[row * stride]);
         }
-        for (step, pairs) in pairs.iter().enumerate() {
+        for (at, pairs) in pairs.iter().enumerate() {
             let weights = weights(pairs);
             for (row, totals) in totals.iter_mut().enumerate() {
-                // SAFETY: `step < pairs.len()` and `row < R`: `xs` ends with the last of these.
-                let pair = unsafe { xs.as_ptr().add(row * rows.stride + 2 * step) };
+                // SAFETY: `at < pairs.len()` and `row < R`: `xs` ends with the last of these.
+                let pair = unsafe { xs.as_ptr().add(row * rows.stride + 2 * at) };
                 // SAFETY: as above; pairs need not be aligned.
                 let pair = _mm512_set1_epi32(unsafe { pair.cast::<i32>().read_unaligned() });
                 for (total, weights) in totals.iter_mut().zip(weights) {

@@ -18,7 +18,7 @@ const HOT: usize = 128;
 pub struct Panels {
     outputs: usize,
     inputs: usize,
-    pairs: Vec<Pairs>, // (panels, steps); of an odd input the second number is 0
+    pairs: Vec<Pairs>, // (panels, depth); of an odd input the second number is 0
 }
 
 /// A matrix in the order of a tensor, rows `stride` numbers apart.
@@ -72,7 +72,7 @@ impl Panels {
 
     fn resize(&mut self, outputs: usize, inputs: usize) {
         (self.outputs, self.inputs) = (outputs, inputs);
-        self.pairs.resize(self.count() * self.steps(), Pairs([0; WIDTH]));
+        self.pairs.resize(self.count() * self.depth(), Pairs([0; WIDTH]));
     }
 
     /// Rows of what was packed.
@@ -86,7 +86,7 @@ impl Panels {
     }
 
     /// Pairs of each.
-    pub fn steps(&self) -> usize {
+    pub fn depth(&self) -> usize {
         self.inputs.div_ceil(2)
     }
 
@@ -95,7 +95,7 @@ impl Panels {
         self.outputs.div_ceil(WIDTH)
     }
 
-    /// Adds the products of `xs`, rows of `2 * steps` numbers, with some panels to `sums`: those of a
+    /// Adds the products of `xs`, rows of `2 * depth` numbers, with some panels to `sums`: those of a
     /// row are beside each other, and `stride` from those of the row before.
     pub fn add_to(
         &self,
@@ -104,12 +104,12 @@ impl Panels {
         xs: Rows<'_>,
         panels: Range<usize>,
     ) -> Result<()> {
-        let steps = self.steps();
-        let pairs = &self.pairs[panels.start * steps..panels.end * steps];
-        for first in (0..steps).step_by(HOT) {
+        let depth = self.depth();
+        let pairs = &self.pairs[panels.start * depth..panels.end * depth];
+        for first in (0..depth).step_by(HOT) {
             let xs = Rows { data: &xs.data[2 * first..], ..xs };
-            for (index, panel) in pairs.chunks(steps).enumerate() {
-                let hot = &panel[first..steps.min(first + HOT)];
+            for (index, panel) in pairs.chunks(depth).enumerate() {
+                let hot = &panel[first..depth.min(first + HOT)];
                 dots::add(&mut sums[index..], stride, xs, hot)?;
             }
         }

@@ -1,14 +1,14 @@
 // A convolution over (frames, height, width, channels), as a product that reads its windows in place: no copy is
 // made that is padded, enlarged or unfolded. A block of threads computes some pixels of some outputs; products of
-// windows and weights come by steps of some channels of one tap, several steps on their way at once. Numbers are
+// windows and weights come by slices of some channels of one tap, several on their way at once. Numbers are
 // bf16, sums f32. What a window has outside of the frame is zeros that are never read.
 #include "warp.cuh"
 
 constexpr int WARPS = 8;
 constexpr int THREADS = 32 * WARPS;
 constexpr int PIXELS = 128;
-constexpr int DEPTH = 32; // channels of a step
-constexpr int STEPS = 4;  // on their way at once
+constexpr int DEPTH = 32; // channels of a slice
+constexpr int SLICES = 4;  // on their way at once
 constexpr int CHUNK = 8;  // numbers of 16 bytes
 constexpr int CHUNKS = DEPTH / CHUNK;
 constexpr int ROWS = THREADS / CHUNKS; // of a tile, fetched at once
@@ -33,7 +33,7 @@ struct Arguments {
 static_assert(sizeof(Arguments) == 48 + 17 * 4 + 4, "no padding but the last");
 
 // A tap, and the first of some channels: what the product comes by.
-struct Step {
+struct Slice {
     int frame = 0, row = 0, column = 0, channel = 0;
 
     __device__ void advance(const Arguments& a) {
@@ -66,9 +66,9 @@ struct Pixel {
     }
 
     // What it sees through a tap; nothing where that is zeros.
-    __device__ const bf16* seen(const Arguments& a, const Step& step) const {
-        int from = frame * a.frame_stride + step.frame - a.zeros;
-        int up = y * a.stride + step.row - a.padding, left = x * a.stride + step.column - a.padding;
+    __device__ const bf16* seen(const Arguments& a, const Slice& slice) const {
+        int from = frame * a.frame_stride + slice.frame - a.zeros;
+        int up = y * a.stride + slice.row - a.padding, left = x * a.stride + slice.column - a.padding;
         if (!is_one || from < 0 || up < 0 || left < 0) return nullptr;
         up >>= a.is_doubled, left >>= a.is_doubled;
         if (up >= a.height || left >= a.width) return nullptr;
@@ -78,18 +78,18 @@ struct Pixel {
     }
 };
 
-// Windows and weights of one step start on their way.
+// Windows and weights of one slice start on their way.
 template <int OUTPUTS>
-__device__ void fetch(uint4* windows, const Arguments& a, const Pixel (&pixels)[2], const Step& step) {
+__device__ void fetch(uint4* windows, const Arguments& a, const Pixel (&pixels)[2], const Slice& slice) {
     uint4* weights = windows + PIXELS * CHUNKS;
-    int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, channel = step.channel + chunk * CHUNK;
+    int first = threadIdx.x / CHUNKS, chunk = threadIdx.x % CHUNKS, channel = slice.channel + chunk * CHUNK;
     bool is_channel = channel < a.inputs;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-        const bf16* seen = is_channel ? pixels[i].seen(a, step) : nullptr;
+        const bf16* seen = is_channel ? pixels[i].seen(a, slice) : nullptr;
         copy_later(windows + place(first + i * ROWS, chunk), seen ? seen + channel : a.xs, seen);
     }
-    const bf16* tap = a.weight + (long long)step.tap(a) * a.outputs * a.inputs;
+    const bf16* tap = a.weight + (long long)slice.tap(a) * a.outputs * a.inputs;
 #pragma unroll
     for (int row = first; row < OUTPUTS; row += ROWS) {
         int output = blockIdx.y * OUTPUTS + row;
@@ -165,24 +165,24 @@ struct Sums {
 // A block of threads for PIXELS pixels (x) and OUTPUTS outputs (y).
 template <int OUTPUTS>
 __device__ void convolve(const Arguments& a) {
-    constexpr int STEP = (PIXELS + OUTPUTS) * CHUNKS; // 16 bytes of each
+    constexpr int PLACE = (PIXELS + OUTPUTS) * CHUNKS; // of a slice, in 16 bytes
     SHARED(uint4, shared);
     int first = blockIdx.x * PIXELS + threadIdx.x / CHUNKS;
     const Pixel pixels[2] = {Pixel(a, first), Pixel(a, first + ROWS)};
-    Step next;
+    Slice next;
     auto begin = [&](int number) {
-        if (next.is_one(a)) fetch<OUTPUTS>(shared + number % STEPS * STEP, a, pixels, next);
+        if (next.is_one(a)) fetch<OUTPUTS>(shared + number % SLICES * PLACE, a, pixels, next);
         next.advance(a);
         close_group();
     };
-    for (int number = 0; number < STEPS - 1; ++number) begin(number);
+    for (int number = 0; number < SLICES - 1; ++number) begin(number);
     Sums<OUTPUTS> sums;
-    int steps = a.taps[0] * a.taps[1] * a.taps[2] * ((a.inputs + DEPTH - 1) / DEPTH);
-    for (int number = 0; number < steps; ++number) {
-        wait_for_groups<STEPS - 2>();
-        __syncthreads(); // this step is there, and everybody has done with the one before it
-        begin(number + STEPS - 1);
-        const uint4* windows = shared + number % STEPS * STEP;
+    int slices = a.taps[0] * a.taps[1] * a.taps[2] * ((a.inputs + DEPTH - 1) / DEPTH);
+    for (int number = 0; number < slices; ++number) {
+        wait_for_groups<SLICES - 2>();
+        __syncthreads(); // this slice is there, and everybody has done with the one before it
+        begin(number + SLICES - 1);
+        const uint4* windows = shared + number % SLICES * PLACE;
         sums.add(windows, windows + PIXELS * CHUNKS);
     }
     sums.store(a);

@@ -12,12 +12,12 @@ use crate::device::convolution::{Convolution, Windows};
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/convolution.ptx"));
 
-/// As the kernel has them: numbers that are read at once, pixels of a block of threads, channels of a step,
-/// steps on their way at once, and outputs of a block, of which the first that leave little over are taken.
+/// As the kernel has them: numbers that are read at once, pixels of a block of threads, channels of a slice,
+/// slices on their way at once, and outputs of a block, of which the first that leave little over are taken.
 const CHUNK: usize = 8;
 const PIXELS: u32 = 128;
 const DEPTH: u32 = 32;
-const STEPS: u32 = 4;
+const SLICES: u32 = 4;
 const OUTPUTS: [u32; 4] = [96, 128, 64, 32];
 
 /// Whether the kernel knows a convolution of `(outputs, inputs, frames, rows, columns)`.
@@ -139,7 +139,7 @@ fn launch(windows: &Windows) -> Launch {
     let [frames, height, width, outputs] = windows.out.map(|side| side as u32);
     let wasted = |of_block: &u32| outputs.next_multiple_of(*of_block) - outputs;
     let of_block = OUTPUTS.into_iter().min_by_key(wasted).unwrap_or(OUTPUTS[0]);
-    let bytes = STEPS * (PIXELS + of_block) * DEPTH * size_of::<bf16>() as u32;
+    let bytes = SLICES * (PIXELS + of_block) * DEPTH * size_of::<bf16>() as u32;
     Launch {
         module: ("convolution", PTX),
         function: format!("convolution_{of_block}"),

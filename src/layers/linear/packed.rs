@@ -23,7 +23,7 @@ pub(super) fn pack(weight: &Tensor) -> Result<Panels> {
 
 pub(super) fn forward(panels: &Panels, bias: &Tensor, xs: &Tensor) -> Result<Tensor> {
     let (outputs, inputs) = (panels.outputs(), panels.inputs());
-    let stride = 2 * panels.steps();
+    let stride = 2 * panels.depth();
     let xs = xs.pad_with_zeros(D::Minus1, 0, stride - inputs)?;
     with_slice(bias, |bias| {
         let bias = starts(bias);
@@ -39,7 +39,7 @@ fn starts(bias: &[bf16]) -> Vec<[f32; WIDTH]> {
 }
 
 fn task(panels: &Panels, bias: &[[f32; WIDTH]], out: &mut [bf16], xs: &[bf16]) -> Result<()> {
-    let (outputs, stride) = (panels.outputs(), 2 * panels.steps());
+    let (outputs, stride) = (panels.outputs(), 2 * panels.depth());
     let mut sums = vec![[0.0; WIDTH]; ROWS * PANELS];
     for first in (0..panels.count()).step_by(PANELS) {
         let some = first..panels.count().min(first + PANELS);
