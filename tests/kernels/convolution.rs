@@ -1,5 +1,7 @@
 //! Convolution.
 
+use std::ptr::{null, null_mut};
+
 use candle_core::Tensor;
 use gstblockcascade::layers::conv::{Activation, Conv, Geometry};
 use half::bf16;
@@ -136,33 +138,15 @@ impl Case {
         let weight = bf16s(&inputs.weight.permute((2, 3, 4, 0, 1)).unwrap());
         let [bias, xs] = [&inputs.bias, &inputs.xs].map(bf16s);
         let [past, residual] = [&inputs.past, &inputs.residual].map(|x| x.as_ref().map(bf16s));
-        let pointer = |x: &Option<Vec<bf16>>| x.as_ref().map_or(std::ptr::null(), |x| x.as_ptr());
-        let [out_frames, out_height, out_width, outputs] = sizes(expected.dims());
-        let [_, height, width, channels] = sizes(inputs.xs.dims());
-        let [_, _, taps @ ..] = self.kernel.map(|side| side as i32);
-        let Geometry { front, frame_stride, enlarge, padding, stride } = self.geometry;
+        let pointer = |x: &Option<Vec<bf16>>| x.as_ref().map_or(null(), |x| x.as_ptr());
         let arguments = Arguments {
             past: pointer(&past),
             xs: xs.as_ptr(),
             weight: weight.as_ptr(),
             bias: bias.as_ptr(),
             residual: pointer(&residual),
-            out: std::ptr::null_mut(),
-            zeros: front.saturating_sub(self.past) as i32,
-            past_frames: self.past as i32,
-            height,
-            width,
-            inputs: channels,
-            out_frames,
-            out_height,
-            out_width,
-            outputs,
-            taps,
-            frame_stride: frame_stride as i32,
-            stride: stride as i32,
-            padding: padding.0 as i32,
-            is_doubled: (enlarge == 2).into(),
             is_relu: (activation == Activation::Relu).into(),
+            ..self.sizes(&inputs.xs, expected)
         };
         let pixels = expected.elem_count() / self.kernel[0];
         let grid = [pixels.div_ceil(PIXELS), self.kernel[0].div_ceil(self.of_block)];
@@ -176,6 +160,37 @@ impl Case {
                 run(&arguments, columns, rows, self.of_block as i32, is_late);
             }
         })
+    }
+
+    /// All but the numbers themselves.
+    fn sizes(&self, xs: &Tensor, expected: &Tensor) -> Arguments {
+        let [out_frames, out_height, out_width, outputs] = sizes(expected.dims());
+        let [_, height, width, inputs] = sizes(xs.dims());
+        let [_, _, taps @ ..] = self.kernel.map(|side| side as i32);
+        let Geometry { front, frame_stride, enlarge, padding, stride } = self.geometry;
+        Arguments {
+            past: null(),
+            xs: null(),
+            weight: null(),
+            bias: null(),
+            residual: null(),
+            out: null_mut(),
+            zeros: front.saturating_sub(self.past) as i32,
+            past_frames: self.past as i32,
+            height,
+            width,
+            inputs,
+            out_frames,
+            out_height,
+            out_width,
+            outputs,
+            taps,
+            frame_stride: frame_stride as i32,
+            stride: stride as i32,
+            padding: padding.0 as i32,
+            is_doubled: (enlarge == 2).into(),
+            is_relu: 0,
+        }
     }
 }
 
