@@ -18,6 +18,8 @@ const PING: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(20);
 /// How long a page may take to receive.
 const SEND: Duration = Duration::from_secs(5);
+/// How long a page may go on talking that was told why it is over.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Replies of its pipeline that a page may be behind.
 const BEHIND: usize = 64;
 /// A wrong token is answered late, and not often.
@@ -51,7 +53,11 @@ pub async fn run(mut socket: WebSocket, site: Arc<Site>) {
     let mut reason = end.1;
     reason.truncate(reason.floor_char_boundary(120)); // a close frame's bound
     let close = Message::Close(Some(CloseFrame { code: end.0, reason: reason.into() }));
-    let _ = timeout(SEND, socket.send(close)).await; // or it is gone
+    if let Ok(Ok(())) = timeout(SEND, socket.send(close)).await {
+        // Until it has heard: what is left unread would reset the line, and the reason be lost.
+        let heard = async { while matches!(socket.recv().await, Some(Ok(_))) {} };
+        let _ = timeout(FAREWELL, heard).await;
+    }
 }
 
 struct Session {
