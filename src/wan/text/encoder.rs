@@ -23,7 +23,7 @@ pub struct Umt5Config {
     pub dim: usize,
     /// Width of all heads together; umT5 lets it differ from `dim`.
     pub dim_attn: usize,
-    /// Width inside the add_gated feed-forward.
+    /// Width inside the gated feed-forward.
     pub dim_ffn: usize,
     /// Attention heads; they share `dim_attn` equally.
     pub num_heads: usize,
