@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor, bail};
 
-use super::convolution::Convolution;
+use super::arguments::Convolution;
 
 /// Nothing, for everything.
 pub fn attention(_: &Tensor, _: &[(&Tensor, &Tensor)], _: usize) -> Result<Option<Tensor>> {
@@ -20,7 +20,7 @@ pub fn knows_convolution(_: &Tensor, _: usize) -> Result<bool> {
 }
 
 /// For what is known, of which there is none.
-pub fn convolve(_: &Tensor, _: Convolution<'_>) -> Result<Tensor> {
+pub fn convolve(_: &Tensor, _: [Option<&Tensor>; 4], _: Convolution) -> Result<Tensor> {
     bail!("no kernel knows this convolution")
 }
 

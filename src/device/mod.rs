@@ -1,6 +1,6 @@
 //! Devices by name.
 
-pub mod convolution;
+pub mod arguments;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(not(feature = "cuda"))]

@@ -1,35 +1,12 @@
 //! Attention.
 
 use candle_core::Tensor;
+use gstblockcascade::device::arguments::Attention;
 use gstblockcascade::layers::attention::{Kv, attend};
 use half::bf16;
 use libloading::Library;
 
-use crate::{assert_close, bf16s, compiled, randn, run_both_ways};
-
-/// As `attention.cu` has them.
-const PIECES: usize = 64;
-const QUERIES: usize = 128;
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Piece {
-    k: *const bf16,
-    v: *const bf16,
-    end: i64,
-}
-
-#[repr(C)]
-struct Arguments {
-    q: *const bf16,
-    out: *mut bf16,
-    q_row: i64,
-    queries: i32,
-    keys: i32,
-    scale: f32,
-    last_bias: f32,
-    pieces: [Piece; PIECES],
-}
+use crate::{address, assert_close, bf16s, compiled, randn, run_both_ways};
 
 /// Some queries over keys in pieces.
 struct Case {
@@ -106,29 +83,20 @@ impl Case {
 
     fn run(&self, kernel: &Library, q: &[bf16], q_row: usize, keys: &[Kv]) -> Vec<bf16> {
         let keys: Vec<_> = keys.iter().map(|kv| [bf16s(&kv.k), bf16s(&kv.v)]).collect();
-        let mut pieces = [Piece { k: std::ptr::null(), v: std::ptr::null(), end: 0 }; PIECES];
-        let mut end = 0;
-        for (piece, ([k, v], tokens)) in pieces.iter_mut().zip(keys.iter().zip(self.pieces)) {
-            end += *tokens;
-            *piece = Piece { k: k.as_ptr(), v: v.as_ptr(), end: end as i64 };
+        let mut arguments = Attention::new(self.queries, self.width, self.last_count);
+        (arguments.q, arguments.q_row) = (address(q), q_row as i64);
+        for (index, ([k, v], tokens)) in keys.iter().zip(self.pieces).enumerate() {
+            arguments.push(index, *tokens, [address(k), address(v)]);
         }
-        let arguments = |out| Arguments {
-            q: q.as_ptr(),
-            out,
-            q_row: q_row as i64,
-            queries: self.queries as i32,
-            keys: end as i32,
-            scale: std::f32::consts::LOG2_E / (self.width as f32).sqrt(),
-            last_bias: (self.last_count as f32).log2(),
-            pieces,
-        };
         run_both_ways(self.queries * self.heads * self.width, |out, is_late| {
-            type Run = unsafe extern "C" fn(*const Arguments, i32, i32, i32, bool);
-            let columns = self.queries.div_ceil(QUERIES) as i32;
+            type Run = unsafe extern "C" fn(*const Attention, i32, i32, i32, bool);
+            let columns = self.queries.div_ceil(Attention::QUERIES) as i32;
+            let mut arguments = arguments;
+            arguments.out = out;
             // SAFETY: so `attention.cpp` has it, and all that the arguments point to outlives the call.
             unsafe {
                 let run = kernel.get::<Run>(b"run_attention").unwrap();
-                run(&arguments(out), columns, self.heads as i32, self.width as i32, is_late);
+                run(&arguments, columns, self.heads as i32, self.width as i32, is_late);
             }
         })
     }

@@ -1,42 +1,12 @@
 //! Convolution.
 
-use std::ptr::{null, null_mut};
-
 use candle_core::Tensor;
+use gstblockcascade::device::arguments::Convolution;
 use gstblockcascade::layers::conv::{Activation, Conv, Geometry};
 use half::bf16;
 use libloading::Library;
 
-use crate::{assert_close, bf16s, compiled, randn, run_both_ways};
-
-/// As `convolution.cu` has it.
-const PIXELS: usize = 128;
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Arguments {
-    past: *const bf16,
-    xs: *const bf16,
-    weight: *const bf16,
-    bias: *const bf16,
-    residual: *const bf16,
-    out: *mut bf16,
-    zeros: i32,
-    past_frames: i32,
-    height: i32,
-    width: i32,
-    inputs: i32,
-    out_frames: i32,
-    out_height: i32,
-    out_width: i32,
-    outputs: i32,
-    taps: [i32; 3],
-    frame_stride: i32,
-    stride: i32,
-    padding: i32,
-    is_doubled: i32,
-    is_relu: i32,
-}
+use crate::{address, assert_close, bf16s, compiled, randn, run_both_ways};
 
 /// A convolution of some frames behind some others.
 struct Case {
@@ -138,22 +108,22 @@ impl Case {
         let weight = bf16s(&inputs.weight.permute((2, 3, 4, 0, 1)).unwrap());
         let [bias, xs] = [&inputs.bias, &inputs.xs].map(bf16s);
         let [past, residual] = [&inputs.past, &inputs.residual].map(|x| x.as_ref().map(bf16s));
-        let pointer = |x: &Option<Vec<bf16>>| x.as_ref().map_or(null(), |x| x.as_ptr());
-        let arguments = Arguments {
+        let pointer = |x: &Option<Vec<bf16>>| x.as_ref().map_or(0, |x| address(x));
+        let arguments = Convolution {
             past: pointer(&past),
-            xs: xs.as_ptr(),
-            weight: weight.as_ptr(),
-            bias: bias.as_ptr(),
+            xs: address(&xs),
+            weight: address(&weight),
+            bias: address(&bias),
             residual: pointer(&residual),
             is_relu: (activation == Activation::Relu).into(),
             ..self.sizes(&inputs.xs, expected)
         };
         let pixels = expected.elem_count() / self.kernel[0];
-        let grid = [pixels.div_ceil(PIXELS), self.kernel[0].div_ceil(self.of_block)];
+        let grid = [pixels.div_ceil(Convolution::PIXELS), self.kernel[0].div_ceil(self.of_block)];
         let [columns, rows] = grid.map(|blocks| blocks as i32);
         run_both_ways(expected.elem_count(), |out, is_late| {
-            type Run = unsafe extern "C" fn(*const Arguments, i32, i32, i32, bool);
-            let arguments = Arguments { out, ..arguments };
+            type Run = unsafe extern "C" fn(*const Convolution, i32, i32, i32, bool);
+            let arguments = Convolution { out, ..arguments };
             // SAFETY: so `convolution.cpp` has it, and all that the arguments point to outlives the call.
             unsafe {
                 let run = kernel.get::<Run>(b"run_convolution").unwrap();
@@ -163,18 +133,12 @@ impl Case {
     }
 
     /// All but the numbers themselves.
-    fn sizes(&self, xs: &Tensor, expected: &Tensor) -> Arguments {
+    fn sizes(&self, xs: &Tensor, expected: &Tensor) -> Convolution {
         let [out_frames, out_height, out_width, outputs] = sizes(expected.dims());
         let [_, height, width, inputs] = sizes(xs.dims());
         let [_, _, taps @ ..] = self.kernel.map(|side| side as i32);
         let Geometry { front, frame_stride, enlarge, padding, stride } = self.geometry;
-        Arguments {
-            past: null(),
-            xs: null(),
-            weight: null(),
-            bias: null(),
-            residual: null(),
-            out: null_mut(),
+        Convolution {
             zeros: front.saturating_sub(self.past) as i32,
             past_frames: self.past as i32,
             height,
@@ -189,7 +153,7 @@ impl Case {
             stride: stride as i32,
             padding: padding.0 as i32,
             is_doubled: (enlarge == 2).into(),
-            is_relu: 0,
+            ..Convolution::default()
         }
     }
 }

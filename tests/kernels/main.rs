@@ -34,6 +34,10 @@ fn randn(shape: &[usize]) -> Tensor {
     numbers.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap()
 }
 
+fn address<T>(numbers: &[T]) -> u64 {
+    numbers.as_ptr() as u64
+}
+
 fn bf16s(x: &Tensor) -> Vec<bf16> {
     x.to_dtype(DType::BF16).unwrap().flatten_all().unwrap().to_vec1().unwrap()
 }
@@ -50,10 +54,10 @@ fn assert_close(got: &[bf16], expected: &Tensor, what: &str) {
 }
 
 /// Runs a kernel with copies that arrive at once, and with late ones: the result must be the same.
-fn run_both_ways(len: usize, run: impl Fn(*mut bf16, bool)) -> Vec<bf16> {
+fn run_both_ways(len: usize, run: impl Fn(u64, bool)) -> Vec<bf16> {
     let [soon, late] = [false, true].map(|is_late| {
         let mut out = vec![bf16::NAN; len];
-        run(out.as_mut_ptr(), is_late);
+        run(out.as_mut_ptr() as u64, is_late);
         out
     });
     assert_eq!(soon, late, "a copy is not waited for");

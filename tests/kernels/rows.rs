@@ -1,19 +1,18 @@
 //! What is done to rows.
 
 use std::collections::HashMap;
-use std::ptr::null;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use gstblockcascade::device::arguments::Rows;
 use gstblockcascade::layers::activation::gelu_tanh;
 use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, add_gated, rms_norm_silu};
 use gstblockcascade::layers::rope::{Grid, Rope};
 use half::bf16;
 
-use crate::{assert_close, bf16s, compiled, randn, run_both_ways};
+use crate::{address, assert_close, bf16s, compiled, randn, run_both_ways};
 
-/// As `rows.cu` has them.
-const WARPS: usize = 8;
+/// As `rows.cpp` numbers them.
 const NORM_SILU: i32 = 0;
 const MODULATE: i32 = 1;
 const GATE: i32 = 2;
@@ -21,57 +20,33 @@ const NORM_ROTATE: i32 = 3;
 const ADD: i32 = 4;
 const ADD_GELU: i32 = 5;
 
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Arguments {
-    x: *const bf16,
-    y: *const bf16,
-    a: *const f32,
-    b: *const f32,
-    out: *mut bf16,
-    a_row: i64,
-    b_row: i64,
-    rows: i32,
-    width: i32,
-    of_frame: i32,
-    turned: i32,
-    eps: f32,
-}
-
 /// Frames, tokens, width: less than a warp has lanes for, more than that, and rows that leave warps idle.
 const SIZES: [[usize; 3]; 4] = [[1, 1, 8], [2, 5, 96], [3, 7, 264], [2, 8, 1536]];
 const EPS: f32 = 1e-6;
 
-impl Arguments {
-    fn new(x: &[bf16], [frames, tokens, width]: [usize; 3]) -> Self {
-        Self {
-            x: x.as_ptr(),
-            y: null(),
-            a: null(),
-            b: null(),
-            out: std::ptr::null_mut(),
-            a_row: 0,
-            b_row: 0,
-            rows: (frames * tokens) as i32,
-            width: width as i32,
-            of_frame: tokens as i32,
-            turned: 0,
-            eps: EPS,
-        }
+fn rows(x: &[bf16], [frames, tokens, width]: [usize; 3]) -> Rows {
+    Rows {
+        x: address(x),
+        rows: (frames * tokens) as i32,
+        width: width as i32,
+        of_frame: tokens as i32,
+        eps: EPS,
+        ..Rows::default()
     }
+}
 
-    fn run(self, which: i32) -> Vec<bf16> {
-        type Run = unsafe extern "C" fn(*const Arguments, i32, i32, bool);
-        let kernel = compiled("rows");
-        run_both_ways((self.rows * self.width) as usize, |out, is_late| {
-            let columns = (self.rows as usize).div_ceil(WARPS) as i32;
-            // SAFETY: so `rows.cpp` has it, and all that the arguments point to outlives the call.
-            unsafe {
-                let run = kernel.get::<Run>(b"run_rows").unwrap();
-                run(&Self { out, ..self }, columns, which, is_late);
-            }
-        })
-    }
+fn run(arguments: Rows, which: i32) -> Vec<bf16> {
+    type Run = unsafe extern "C" fn(*const Rows, i32, i32, bool);
+    let kernel = compiled("rows");
+    run_both_ways((arguments.rows * arguments.width) as usize, |out, is_late| {
+        let columns = (arguments.rows as usize).div_ceil(Rows::WARPS) as i32;
+        let arguments = Rows { out, ..arguments };
+        // SAFETY: so `rows.cpp` has it, and all that the arguments point to outlives the call.
+        unsafe {
+            let run = kernel.get::<Run>(b"run_rows").unwrap();
+            run(&arguments, columns, which, is_late);
+        }
+    })
 }
 
 #[test]
@@ -80,8 +55,8 @@ fn norm_and_silu() {
         let (xs, gamma) = (randn(&size), randn(&size[2..]));
         let expected = rms_norm_silu(&xs, &gamma).unwrap().unwrap();
         let (xs, gamma) = (bf16s(&xs), bf16s(&gamma));
-        let arguments = Arguments { y: gamma.as_ptr(), ..Arguments::new(&xs, size) };
-        assert_close(&arguments.run(NORM_SILU), &expected, &format!("{size:?}"));
+        let arguments = Rows { y: address(&gamma), ..rows(&xs, size) };
+        assert_close(&run(arguments, NORM_SILU), &expected, &format!("{size:?}"));
     }
 }
 
@@ -91,9 +66,9 @@ fn a_bias_with_gelu_and_without() {
         let (xs, bias) = (randn(&size), randn(&size[2..]));
         let sum = xs.broadcast_add(&bias).unwrap();
         let (xs, bias) = (bf16s(&xs), bf16s(&bias));
-        let arguments = Arguments { y: bias.as_ptr(), ..Arguments::new(&xs, size) };
-        assert_close(&arguments.run(ADD), &sum, &format!("{size:?}"));
-        assert_close(&arguments.run(ADD_GELU), &gelu_tanh(&sum).unwrap(), &format!("{size:?}"));
+        let arguments = Rows { y: address(&bias), ..rows(&xs, size) };
+        assert_close(&run(arguments, ADD), &sum, &format!("{size:?}"));
+        assert_close(&run(arguments, ADD_GELU), &gelu_tanh(&sum).unwrap(), &format!("{size:?}"));
     }
 }
 
@@ -101,8 +76,8 @@ fn a_bias_with_gelu_and_without() {
 #[test]
 fn a_row_of_zeros_has_no_length() {
     let (xs, gamma) = ([bf16::ZERO; 16], [bf16::ONE; 16]);
-    let arguments = Arguments { y: gamma.as_ptr(), ..Arguments::new(&xs, [1, 1, 16]) };
-    assert_eq!(arguments.run(NORM_SILU), xs);
+    let arguments = Rows { y: address(&gamma), ..rows(&xs, [1, 1, 16]) };
+    assert_eq!(run(arguments, NORM_SILU), xs);
 }
 
 #[test]
@@ -118,9 +93,9 @@ fn modulation() {
         // The tables of a frame lie among others, as those of a layer do.
         let (scale, shift) = (f32s(&scale), apart(&f32s(&shift), width));
         let (a_row, b_row) = (width as i64, 2 * width as i64);
-        let (a, b) = (scale.as_ptr(), shift.as_ptr());
-        let arguments = Arguments { a, b, a_row, b_row, ..Arguments::new(&xs, size) };
-        assert_close(&arguments.run(MODULATE), &expected, &format!("{size:?}"));
+        let (a, b) = (address(&scale), address(&shift));
+        let arguments = Rows { a, b, a_row, b_row, ..rows(&xs, size) };
+        assert_close(&run(arguments, MODULATE), &expected, &format!("{size:?}"));
     }
 }
 
@@ -130,9 +105,9 @@ fn a_gate() {
         let (xs, ys, gate) = (randn(&size), randn(&size), randn(&[frames, 1, width]));
         let expected = add_gated(&xs, &ys, &gate).unwrap();
         let (xs, ys, gate) = (bf16s(&xs), bf16s(&ys), apart(&f32s(&gate), width));
-        let (y, a, a_row) = (ys.as_ptr(), gate.as_ptr(), 2 * width as i64);
-        let arguments = Arguments { y, a, a_row, ..Arguments::new(&xs, size) };
-        assert_close(&arguments.run(GATE), &expected, &format!("{size:?}"));
+        let (y, a, a_row) = (address(&ys), address(&gate), 2 * width as i64);
+        let arguments = Rows { y, a, a_row, ..rows(&xs, size) };
+        assert_close(&run(arguments, GATE), &expected, &format!("{size:?}"));
     }
 }
 
@@ -150,10 +125,10 @@ fn norm_and_rotation() {
         let (xs, weight) = (bf16s(&xs), bf16s(&weight));
         let (cos, sin) = rotation.tables();
         let (cos, sin) = (f32s(cos), f32s(sin));
-        let (a, b, row) = (cos.as_ptr(), sin.as_ptr(), head as i64 / 2);
-        let tables = Arguments { a, b, a_row: row, b_row: row, ..Arguments::new(&xs, size) };
-        let arguments = Arguments { y: weight.as_ptr(), turned: row as i32, ..tables };
-        assert_close(&arguments.run(NORM_ROTATE), &expected, &format!("{heads} heads of {head}"));
+        let (a, b, row) = (address(&cos), address(&sin), head as i64 / 2);
+        let tables = Rows { a, b, a_row: row, b_row: row, ..rows(&xs, size) };
+        let arguments = Rows { y: address(&weight), turned: row as i32, ..tables };
+        assert_close(&run(arguments, NORM_ROTATE), &expected, &format!("{heads} heads of {head}"));
     }
 }
 

@@ -11,7 +11,7 @@
 use std::arch::global_asm;
 use std::error::Error;
 use std::ffi::{c_int, c_void};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
@@ -34,18 +34,17 @@ pub fn load() -> Result<(), Unavailable> {
 fn open(file: &str) -> Result<Library, Unavailable> {
     let homes = HOMES.iter().filter_map(std::env::var_os).map(PathBuf::from);
     let homes = homes.chain([PathBuf::from(USUAL_HOME)]);
-    let below = homes.flat_map(|home| FOLDERS.map(|folder| home.join(folder).join(file)));
-    let mut failure = None;
-    for path in std::iter::once(PathBuf::from(file)).chain(below) {
-        // SAFETY: what NVIDIA's libraries do when they are loaded is what any program that is linked
-        // with them has done. Global: the others of them find it by its name.
-        match unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_GLOBAL) } {
-            Ok(library) => return Ok(library),
-            // The first says most: a library that is there, but lacks another.
-            Err(error) => drop(failure.get_or_insert(missing(file, &error))),
-        }
-    }
-    Err(failure.unwrap_or_else(|| unreachable!("one path was tried")))
+    let mut below = homes.flat_map(|home| FOLDERS.map(|folder| home.join(folder).join(file)));
+    // The first failure says most: of a library that is there, but lacks another.
+    opened(Path::new(file)).or_else(|error| {
+        below.find_map(|path| opened(&path).ok()).ok_or_else(|| missing(file, &error))
+    })
+}
+
+fn opened(path: &Path) -> Result<Library, libloading::Error> {
+    // SAFETY: what NVIDIA's libraries do when they are loaded is what any program that is linked with them
+    // has done. Global: the others of them find it by its name.
+    unsafe { Library::open(Some(path), RTLD_NOW | RTLD_GLOBAL) }
 }
 
 /// Puts its functions into the table; it stays loaded.
@@ -96,24 +95,24 @@ macro_rules! libraries {
     };
 }
 
-/// A function that jumps to where the table says, arguments and all.
+/// Jumps to where the table says, with all registers that have arguments as they are.
 #[cfg(target_arch = "x86_64")]
-macro_rules! define {
-    ($function:ident) => {
-        global_asm!(
-            concat!(".globl ", stringify!($function)),
-            concat!(".hidden ", stringify!($function)),
-            concat!(".type ", stringify!($function), ", @function"),
-            concat!(stringify!($function), ":"),
-            "jmp qword ptr [rip + {table} + {place}]",
-            table = sym TABLE,
-            place = const Place::$function as usize * size_of::<usize>(),
-        );
+macro_rules! jump {
+    () => {
+        "jmp qword ptr [rip + {table} + {place}]"
     };
 }
 
-/// A function that jumps to where the table says, arguments and all.
 #[cfg(target_arch = "aarch64")]
+macro_rules! jump {
+    () => {
+        "adrp x16, {table} + {place}
+         ldr x16, [x16, :lo12:{table} + {place}]
+         br x16"
+    };
+}
+
+/// A function that does so.
 macro_rules! define {
     ($function:ident) => {
         global_asm!(
@@ -121,9 +120,7 @@ macro_rules! define {
             concat!(".hidden ", stringify!($function)),
             concat!(".type ", stringify!($function), ", @function"),
             concat!(stringify!($function), ":"),
-            "adrp x16, {table} + {place}",
-            "ldr x16, [x16, :lo12:{table} + {place}]",
-            "br x16",
+            jump!(),
             table = sym TABLE,
             place = const Place::$function as usize * size_of::<usize>(),
         );

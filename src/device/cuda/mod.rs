@@ -27,14 +27,14 @@ pub(super) fn open(ordinal: usize) -> Result<Device> {
     if ordinal >= count {
         return Err(Error::wrap(Unavailable::NoSuchDevice { ordinal, count }));
     }
-    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(device) = opened.get(&ordinal) {
+    let known = || OPENED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(device) = known().get(&ordinal) {
         return Ok(device.clone());
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
     keep_memory(&device).map_err(Error::wrap)?;
-    opened.insert(ordinal, device.clone());
-    Ok(device)
+    // Whoever was first, if two have opened it at once.
+    Ok(known().entry(ordinal).or_insert(device).clone())
 }
 
 /// What is freed is kept for what is allocated next; by default all of it goes back whenever anybody waits.

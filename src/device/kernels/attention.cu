@@ -19,7 +19,7 @@ struct Piece {
     long long end;
 };
 
-// As attention.rs has it.
+// As device/arguments.rs has it.
 struct Arguments {
     const bf16* q; // (queries, heads, D), `q_row` numbers from token to token
     bf16* out;     // (queries, heads, D), contiguous

@@ -8,14 +8,12 @@ use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, b
 use half::bf16;
 
 use super::{Launch, place, place_on};
+use crate::device::arguments::{self, PIECES};
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"));
 
-/// As the kernel has them: widths of a head, pieces of keys at most, queries of a block of threads, keys of a
-/// tile.
+/// As the kernel has them: widths of a head, and keys of a tile.
 const WIDTHS: [usize; 3] = [32, 64, 128];
-const PIECES: usize = 64;
-const QUERIES: u32 = 128;
 const KEYS: usize = 64;
 /// Tiles in shared memory: two of keys, two of values.
 const TILES: usize = 4;
@@ -54,30 +52,8 @@ struct Attention {
     last_count: usize,
 }
 
-/// Keys and values of some tokens; `end` is the number of tokens up to here, of all.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Piece {
-    k: u64,
-    v: u64,
-    end: i64,
-}
-
-/// What the kernel is told.
-#[repr(C)]
-struct Arguments {
-    q: u64,
-    out: u64,
-    q_row: i64,
-    queries: i32,
-    keys: i32,
-    scale: f32,
-    last_bias: f32,
-    pieces: [Piece; PIECES],
-}
-
 // SAFETY: numbers and addresses, laid out as the kernel has them.
-unsafe impl DeviceRepr for Arguments {}
+unsafe impl DeviceRepr for arguments::Attention {}
 
 impl CustomOp1 for Attention {
     fn name(&self) -> &'static str {
@@ -95,15 +71,15 @@ impl CustomOp1 for Attention {
         let mut out = unsafe { device.alloc::<bf16>(queries * heads * width)? };
         let tensors = self.keys.iter().flatten();
         let stored: Vec<_> = tensors.map(Tensor::storage_and_layout).collect();
-        let mut arguments = Arguments::new(queries, width, self.last_count);
+        let mut arguments = arguments::Attention::new(queries, width, self.last_count);
         arguments.q_row = layout.stride()[1] as i64;
         let mut in_use = Vec::new(); // until the kernel is queued
-        for (piece, kv) in arguments.pieces.iter_mut().zip(stored.chunks_exact(2)) {
-            arguments.keys += kv[0].1.dims()[1] as i32;
-            piece.end = arguments.keys.into();
-            for (address, (storage, layout)) in [&mut piece.k, &mut piece.v].into_iter().zip(kv) {
+        for (index, kv) in stored.chunks_exact(2).enumerate() {
+            let mut addresses = [0; 2];
+            for (address, (storage, layout)) in addresses.iter_mut().zip(kv) {
                 *address = place::<bf16>(storage, layout, &stream, &mut in_use)?;
             }
+            arguments.push(index, kv[0].1.dims()[1], addresses);
         }
         arguments.q = place_on::<bf16>(q, layout, &stream, &mut in_use)?;
         let (address, out_in_use) = out.device_ptr_mut(&stream);
@@ -119,22 +95,7 @@ fn launch(heads: usize, width: usize, queries: usize) -> Launch {
     Launch {
         module: ("attention", PTX),
         function: format!("attention_{width}"),
-        grid: ((queries as u32).div_ceil(QUERIES), heads as u32),
+        grid: (queries.div_ceil(arguments::Attention::QUERIES) as u32, heads as u32),
         shared_bytes: (TILES * KEYS * width * size_of::<bf16>()) as u32,
-    }
-}
-
-impl Arguments {
-    fn new(queries: usize, width: usize, last_count: usize) -> Self {
-        Self {
-            q: 0,
-            out: 0,
-            q_row: 0,
-            queries: queries as i32,
-            keys: 0,
-            scale: std::f32::consts::LOG2_E / (width as f32).sqrt(),
-            last_bias: (last_count as f32).log2(),
-            pieces: [Piece::default(); PIECES],
-        }
     }
 }

@@ -15,7 +15,7 @@ constexpr int ROWS = THREADS / CHUNKS; // of a tile, fetched at once
 
 typedef unsigned short bf16;
 
-// As convolution.rs has it.
+// As device/arguments.rs has it.
 struct Arguments {
     const bf16* past;     // (frames, height, width, inputs)
     const bf16* xs;       // the frames behind those

@@ -8,7 +8,7 @@ constexpr int CHUNK = 8; // numbers of 16 bytes
 
 typedef unsigned short bf16;
 
-// As rows.rs has it.
+// As device/arguments.rs has it.
 struct Arguments {
     const bf16* x; // (rows, width)
     const bf16* y; // as x, or (width)

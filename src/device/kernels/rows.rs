@@ -8,12 +8,12 @@ use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor
 use half::bf16;
 
 use super::{Launch, place, place_on};
+use crate::device::arguments;
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/rows.ptx"));
 
-/// As the kernels have them: numbers that are read at once, and rows of a block of threads.
+/// Numbers that the kernels read at once.
 const CHUNK: usize = 8;
-const WARPS: u32 = 8;
 
 /// `x + bias` over the last dimension, or GELU of it, in its tanh form.
 pub fn add_bias(xs: &Tensor, bias: &Tensor, is_gelu: bool) -> Result<Option<Tensor>> {
@@ -87,25 +87,8 @@ struct Named {
     rows: Rows,
 }
 
-/// What the kernels are told.
-#[repr(C)]
-struct Arguments {
-    x: u64,
-    y: u64,
-    a: u64,
-    b: u64,
-    out: u64,
-    a_row: i64,
-    b_row: i64,
-    rows: i32,
-    width: i32,
-    of_frame: i32,
-    turned: i32,
-    eps: f32,
-}
-
 // SAFETY: numbers and addresses, laid out as the kernels have them.
-unsafe impl DeviceRepr for Arguments {}
+unsafe impl DeviceRepr for arguments::Rows {}
 
 impl CustomOp1 for Named {
     fn name(&self) -> &'static str {
@@ -136,7 +119,7 @@ impl CustomOp1 for Named {
         arguments.x = place_on::<bf16>(x, layout, &stream, &mut in_use)?;
         let (address, out_in_use) = out.device_ptr_mut(&stream);
         arguments.out = address;
-        let grid = ((arguments.rows as u32).div_ceil(WARPS), 1);
+        let grid = ((count / arguments.width as usize).div_ceil(arguments::Rows::WARPS) as u32, 1);
         let (module, function) = (("rows", PTX), self.function.to_owned());
         Launch { module, function, grid, shared_bytes: 0 }.run(device, &arguments)?;
         drop((in_use, out_in_use));
@@ -146,16 +129,11 @@ impl CustomOp1 for Named {
 
 impl Named {
     /// All but the addresses.
-    fn arguments(&self, layout: &Layout) -> Result<Arguments> {
+    fn arguments(&self, layout: &Layout) -> Result<arguments::Rows> {
         let width = layout.shape().dim(D::Minus1)?;
         let Rows { a, b, of_frame, turned, eps, .. } = &self.rows;
         let row = |x: &Option<Tensor>| x.as_ref().map_or(0, |x| x.stride()[0] as i64);
-        Ok(Arguments {
-            x: 0,
-            y: 0,
-            a: 0,
-            b: 0,
-            out: 0,
+        Ok(arguments::Rows {
             a_row: row(a),
             b_row: row(b),
             rows: (layout.shape().elem_count() / width) as i32,
@@ -163,6 +141,7 @@ impl Named {
             of_frame: *of_frame as i32,
             turned: *turned as i32,
             eps: *eps,
+            ..arguments::Rows::default()
         })
     }
 }

@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::{Activation, Conv, Extent, Input};
-use crate::device::convolution::{Convolution, Windows};
+use crate::device::arguments::Convolution;
 use crate::device::kernels;
 
 /// `(out, in, frames, rows, columns)` to `(frames, rows, columns, out, in)`.
@@ -17,17 +17,32 @@ pub(super) fn forward(
     input: Input<'_>,
     extent: &Extent,
 ) -> Result<Tensor> {
-    let geometry = &conv.geometry;
-    let windows = Windows {
-        zeros: extent.zeros,
-        taps: [conv.shape.frames, conv.shape.rows, conv.shape.cols],
-        frame_stride: geometry.frame_stride,
-        stride: geometry.stride,
-        padding: geometry.padding.0,
-        enlarge: geometry.enlarge,
-        is_relu: conv.activation == Activation::Relu,
-        out: conv.output_shape(extent),
-    };
     let Input { past, xs, residual } = input;
-    kernels::convolve(xs, Convolution { weight, bias: &conv.bias, past, residual, windows })
+    let arguments = arguments(conv, input, extent)?;
+    kernels::convolve(xs, [Some(weight), Some(&conv.bias), past, residual], arguments)
+}
+
+/// All but where the numbers are.
+fn arguments(conv: &Conv, input: Input<'_>, extent: &Extent) -> Result<Convolution> {
+    let (_, height, width, inputs) = input.xs.dims4()?;
+    let past_frames = input.past.map_or(Ok(0), |past| past.dim(0))?;
+    let (geometry, shape) = (&conv.geometry, &conv.shape);
+    Ok(Convolution {
+        zeros: extent.zeros as i32,
+        past_frames: past_frames as i32,
+        height: height as i32,
+        width: width as i32,
+        inputs: inputs as i32,
+        out_frames: extent.frames as i32,
+        out_height: extent.height as i32,
+        out_width: extent.width as i32,
+        outputs: shape.outputs as i32,
+        taps: [shape.frames, shape.rows, shape.cols].map(|side| side as i32),
+        frame_stride: geometry.frame_stride as i32,
+        stride: geometry.stride as i32,
+        padding: geometry.padding.0 as i32,
+        is_doubled: (geometry.enlarge == 2).into(),
+        is_relu: (conv.activation == Activation::Relu).into(),
+        ..Convolution::default()
+    })
 }

@@ -1,0 +1,153 @@
+//! What kernels for GPUs are told, laid out as their sources have it; the same for those that stand in for them in
+//! tests. Addresses are those of a device, 0 where there is nothing.
+
+/// Pieces of keys at most.
+pub const PIECES: usize = 64;
+
+/// Keys and values of some tokens, `(tokens, heads, width)`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Piece {
+    /// Keys.
+    pub k: u64,
+    /// Values.
+    pub v: u64,
+    /// Tokens up to here, of all pieces.
+    pub end: i64,
+}
+
+/// Of `attention.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Attention {
+    /// `(queries, heads, width)`.
+    pub q: u64,
+    /// `(queries, heads, width)`, contiguous.
+    pub out: u64,
+    /// Numbers from one token of `q` to the next.
+    pub q_row: i64,
+    /// Tokens of `q`.
+    pub queries: i32,
+    /// Tokens of all pieces.
+    pub keys: i32,
+    /// Of scores, for powers of two.
+    pub scale: f32,
+    /// Of the last key's score, likewise.
+    pub last_bias: f32,
+    /// Keys and values, the oldest first.
+    pub pieces: [Piece; PIECES],
+}
+
+impl Attention {
+    /// Queries of a block of threads.
+    pub const QUERIES: usize = 128;
+
+    /// All but what is in memory: the last key stands for `last_count` equal ones.
+    pub fn new(queries: usize, width: usize, last_count: usize) -> Self {
+        Self {
+            q: 0,
+            out: 0,
+            q_row: 0,
+            queries: queries as i32,
+            keys: 0,
+            scale: std::f32::consts::LOG2_E / (width as f32).sqrt(),
+            last_bias: (last_count as f32).log2(),
+            pieces: [Piece::default(); PIECES],
+        }
+    }
+
+    /// Adds a piece of `tokens` as the next one, where there is still room.
+    pub fn push(&mut self, index: usize, tokens: usize, [k, v]: [u64; 2]) {
+        self.keys += tokens as i32;
+        let end = self.keys.into();
+        self.pieces.iter_mut().skip(index).take(1).for_each(|piece| *piece = Piece { k, v, end });
+    }
+}
+
+/// Of `convolution.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Convolution {
+    /// The frames before, `(frames, height, width, inputs)`.
+    pub past: u64,
+    /// The frames behind those.
+    pub xs: u64,
+    /// `(frames, rows, columns, outputs, inputs)`.
+    pub weight: u64,
+    /// `(outputs,)`.
+    pub bias: u64,
+    /// What is added, shaped like the output; or nothing.
+    pub residual: u64,
+    /// `(frames, height, width, outputs)`.
+    pub out: u64,
+    /// Frames of zeros before the past.
+    pub zeros: i32,
+    /// Frames of the past.
+    pub past_frames: i32,
+    /// Of a frame that comes in.
+    pub height: i32,
+    /// Of a frame that comes in.
+    pub width: i32,
+    /// Channels that come in.
+    pub inputs: i32,
+    /// Of the output.
+    pub out_frames: i32,
+    /// Of the output.
+    pub out_height: i32,
+    /// Of the output.
+    pub out_width: i32,
+    /// Channels of the output.
+    pub outputs: i32,
+    /// Frames, rows and columns of a window.
+    pub taps: [i32; 3],
+    /// Frames from one window to the next.
+    pub frame_stride: i32,
+    /// Pixels from one window to the next, after enlargement.
+    pub stride: i32,
+    /// Rows and columns of zeros before the first.
+    pub padding: i32,
+    /// 1 where each pixel is doubled along both sides before anything else, else 0.
+    pub is_doubled: i32,
+    /// 1 where outputs below zero become zero, else 0.
+    pub is_relu: i32,
+}
+
+impl Convolution {
+    /// Pixels of a block of threads.
+    pub const PIXELS: usize = 128;
+}
+
+/// Of `rows.cu`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Rows {
+    /// `(rows, width)`.
+    pub x: u64,
+    /// As `x`, or `(width,)`.
+    pub y: u64,
+    /// In f32, a row for each frame.
+    pub a: u64,
+    /// In f32, a row for each frame.
+    pub b: u64,
+    /// As `x`.
+    pub out: u64,
+    /// Numbers from one frame's row of `a` to the next one's.
+    pub a_row: i64,
+    /// Numbers from one frame's row of `b` to the next one's.
+    pub b_row: i64,
+    /// Rows of `x`.
+    pub rows: i32,
+    /// Numbers of a row.
+    pub width: i32,
+    /// Rows of a frame.
+    pub of_frame: i32,
+    /// Pairs of a head that are turned.
+    pub turned: i32,
+    /// What is added to a variance.
+    pub eps: f32,
+}
+
+impl Rows {
+    /// Rows of a block of threads.
+    pub const WARPS: usize = 8;
+}
