@@ -1,14 +1,14 @@
 #!/bin/sh
 # ci/cuda-build.sh [COMMAND...]
 # Runs a command of cargo's, `build --release --features cuda` where none is given, or nvcc, on a machine that
-# has neither a GPU nor CUDA. nvcc comes from PyPI, into the target folder, once; CUDA's libraries are looked for when the
-# program runs (src/device/cuda/delayed.rs), so that empty ones will do to link with.
+# has neither a GPU nor CUDA. nvcc comes from PyPI, into the target folder, once; CUDA's libraries are looked for
+# when the program runs (src/device/cuda/delayed.rs), so that empty ones will do to link with.
+# CUDA_COMPUTE_CAP is the oldest GPU that is built for: 80.
 set -eu
 cd "$(dirname "$0")/.."
 
 CUDA=13.0
 CURAND=10.4
-compute_capability=${CUDA_COMPUTE_CAP:-80}
 root=$(realpath -m "${CARGO_TARGET_DIR:-target}")/cuda
 
 install_nvcc() {
@@ -32,7 +32,7 @@ mkdir -p "$stubs"
 for library in cuda cudart cublas cublasLt curand nvrtc; do stub $library; done
 
 export CUDA_ROOT="$toolkit" CUDA_HOME="$toolkit" CUDA_PATH="$toolkit" PATH="$toolkit/bin:$PATH" \
-    CUDA_COMPUTE_CAP="$compute_capability"
+    CUDA_COMPUTE_CAP="${CUDA_COMPUTE_CAP:-80}"
 [ $# -gt 0 ] || set -- build --release --features cuda
 [ "$1" = nvcc ] || set -- cargo "$@"
 exec "$@"

@@ -95,10 +95,10 @@ older_processors() {
 }
 
 # The plugin with CUDA is bound to none of its libraries and loads here; what has to be said of a GPU that
-# cannot be used is said. Its kernels are only compiled: that they are fast takes three minutes more.
-build_with_cuda() {
-    export NVCC_APPEND_FLAGS="-Xcicc -O0 -Xptxas -O0"
-    plugin=${CARGO_TARGET_DIR:-target}/release/libgstblockcascade.so
+# cannot be used is said. Kernels are only compiled, in a folder of their own: that they are fast takes minutes more.
+build_with_cuda() (
+    export NVCC_APPEND_FLAGS="-Xcicc -O0 -Xptxas -O0" CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-target}/unoptimised"
+    plugin=$CARGO_TARGET_DIR/release/libgstblockcascade.so
     ci/cuda-build.sh clippy --release --features cuda --lib --test cuda -- -D warnings &&
         for kernel in src/device/kernels/*.cu; do
             ci/cuda-build.sh nvcc -std=c++17 -arch sm_90 --cubin -o "$scratch/kernel" "$kernel" || return 1
@@ -108,7 +108,7 @@ build_with_cuda() {
         readelf --dynamic "$plugin" | grep NEEDED &&
         ! readelf --dynamic "$plugin" | grep 'NEEDED.*lib\(cu\|nv\)' &&
         GST_PLUGIN_PATH=$(dirname "$plugin") GST_REGISTRY="$scratch/cuda.bin" run_element env
-}
+)
 
 # Advisories need the network, and may break a build that was good yesterday: on request only.
 deny() {

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "peers"))
-from torch_cpu import Grow, Memory, counted  # noqa: E402
+from torch_cpu import counted, taehv_layers  # noqa: E402
 
 BLOCK, TEXT_LEN, PROMPT = 3, 512, 77  # latent frames, rows of a text, of which a prompt's
 RUNS, WARM = 20, 5
@@ -215,16 +215,10 @@ class Vae:
 
 
 class Taehv:
-    """The sizes of taew2_1, channels last."""
+    """Channels last."""
 
     def __init__(self, place, latent):
-        layers, before = [nn.Conv2d(16, 256, 3, padding=1), nn.ReLU()], 256
-        for channels, growth, after in ((256, 1, 128), (128, 2, 64), (64, 2, 64)):
-            layers += [Memory(channels) for _ in range(3)]
-            layers += [nn.Upsample(scale_factor=2), Grow(channels, growth)]
-            layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False)]
-        layers += [nn.ReLU(), nn.Conv2d(64, 3, 3, padding=1)]
-        self.layers = nn.Sequential(*layers).to(**place, memory_format=torch.channels_last)
+        self.layers = taehv_layers().to(**place, memory_format=torch.channels_last)
         self.latents = torch.randn(BLOCK, 16, *latent).to(**place, memory_format=torch.channels_last)
         self.gflop = counted(self.run)
 

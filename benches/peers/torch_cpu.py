@@ -199,18 +199,22 @@ class Grow(nn.Module):
         return self.conv(x).reshape(-1, channels, height, width)
 
 
+def taehv_layers():
+    """The sizes of taew2_1."""
+    layers = [nn.Conv2d(16, 256, 3, padding=1), nn.ReLU()]
+    for channels, growth, after in ((256, 1, 128), (128, 2, 64), (64, 2, 64)):
+        layers += [Memory(channels) for _ in range(3)]
+        layers += [nn.Upsample(scale_factor=2), Grow(channels, growth)]
+        layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False)]
+    return nn.Sequential(*layers, nn.ReLU(), nn.Conv2d(64, 3, 3, padding=1))
+
+
 class TaehvDecoder:
-    """The sizes of taew2_1, three latents to twelve frames of 208x128; in the faster memory layout."""
+    """Three latents to twelve frames of 208x128; in the faster memory layout."""
 
     def __init__(self):
-        layers, before = [nn.Conv2d(16, 256, 3, padding=1), nn.ReLU()], 256
-        for channels, growth, after in ((256, 1, 128), (128, 2, 64), (64, 2, 64)):
-            layers += [Memory(channels) for _ in range(3)]
-            layers += [nn.Upsample(scale_factor=2), Grow(channels, growth)]
-            layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False)]
-        layers += [nn.ReLU(), nn.Conv2d(64, 3, 3, padding=1)]
         latents = torch.randn(3, 16, 16, 26)
-        self.layers, self.latents = nn.Sequential(*layers), latents
+        self.layers, self.latents = taehv_layers(), latents
         plain = median_ms(self.run, runs=5)
         self.layers = self.layers.to(memory_format=torch.channels_last)
         self.latents = latents.contiguous(memory_format=torch.channels_last)
