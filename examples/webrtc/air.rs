@@ -6,13 +6,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_app as gst_app;
 use gstreamer_utils::{StreamProducer, streamproducer::ProducerSettings};
+use nonzero_ext::nonzero;
 use tokio::sync::broadcast;
 
-use crate::bucket::Bucket;
 use crate::message::{State, Wish};
 use crate::news::{Asker, News};
 use crate::options::Options;
@@ -29,9 +30,8 @@ const REST: &str = "queue name=queue max-size-buffers=8 max-size-bytes=0 max-siz
 const NEWS: usize = 64;
 /// Prompts that are remembered.
 const HISTORY: usize = 20;
-/// How often an error is answered by a new start, at once and after that one more each pause.
-const RECOVERIES: u32 = 3;
-const RECOVERY_PAUSE: Duration = Duration::from_secs(60);
+/// How often an error is answered by a new start.
+const RECOVERIES: Quota = Quota::per_minute(nonzero!(1u32)).allow_burst(nonzero!(3u32));
 /// Names of what is asked of the thread that watches.
 const RESTART: &str = "restart";
 const STOP: &str = "stop";
@@ -202,11 +202,11 @@ impl Air {
 
     fn follow(&self) -> anyhow::Result<()> {
         let bus = self.pipeline.bus().context("a pipeline without a bus")?;
-        let mut recoveries = Bucket::new(RECOVERIES, RECOVERY_PAUSE, Instant::now());
+        let recoveries = RateLimiter::direct(RECOVERIES);
         self.play();
         for message in bus.iter_timed(gst::ClockTime::NONE) {
             match message.view() {
-                gst::MessageView::Error(error) => self.recover(error, &mut recoveries)?,
+                gst::MessageView::Error(error) => self.recover(error, &recoveries)?,
                 gst::MessageView::Warning(warning) => self.tell(warning.error().to_string()),
                 gst::MessageView::Eos(_) => bail!("the source has ended"),
                 gst::MessageView::Latency(_) => drop(self.pipeline.recalculate_latency()),
@@ -229,12 +229,16 @@ impl Air {
     }
 
     /// Starts again from nothing, where that may help.
-    fn recover(&self, error: &gst::message::Error, recoveries: &mut Bucket) -> anyhow::Result<()> {
+    fn recover(
+        &self,
+        error: &gst::message::Error,
+        recoveries: &DefaultDirectRateLimiter,
+    ) -> anyhow::Result<()> {
         let reason = error.error();
         let frames = self.stats().and_then(|stats| stats.get::<u64>("frames").ok());
         let has_begun = frames.is_some_and(|frames| frames > 0);
         let _ = self.pipeline.set_state(gst::State::Null); // other messages of this error go with it
-        if !has_begun || !recoveries.take(Instant::now()) {
+        if !has_begun || recoveries.check().is_err() {
             bail!("{reason}");
         }
         self.tell(format!("{reason}; starting again"));
@@ -336,7 +340,11 @@ mod tests {
         let (end, news) = watched(&air);
         assert!(end.unwrap_err().contains("Failed after iterations"));
         let again = |news: &&News| matches!(news, News::Trouble(why) if why.contains("again"));
-        assert_eq!(news.iter().filter(again).count(), RECOVERIES as usize, "{news:?}");
+        assert_eq!(
+            news.iter().filter(again).count(),
+            RECOVERIES.burst_size().get() as usize,
+            "{news:?}"
+        );
     }
 
     #[test]

@@ -20,7 +20,6 @@
 #![allow(clippy::print_stdout)] // an example speaks to its reader
 
 mod air;
-mod bucket;
 mod message;
 mod news;
 mod options;

@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use nonzero_ext::nonzero;
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{Interval, interval, timeout};
 
-use crate::bucket::Bucket;
 use crate::message::{self, Applied, LONGEST_PROMPT, Reply, Request, Wish};
 use crate::news::{Asker, News};
 use crate::page::{MAX_VIEWERS, Site};
@@ -26,10 +27,10 @@ const BEHIND: usize = 64;
 const WRONG_TOKEN: Duration = Duration::from_secs(1);
 const WRONG_TOKENS: u32 = 3;
 
-/// What a page may do how often: at once, and after that one more each time.
-const MESSAGES: (u32, Duration) = (100, Duration::from_millis(50));
-const PROMPTS: (u32, Duration) = (5, Duration::from_secs(1));
-const RESTARTS: (u32, Duration) = (2, Duration::from_secs(5));
+/// What a page may do how often, and how often at once.
+const MESSAGES: Quota = Quota::per_second(nonzero!(20u32)).allow_burst(nonzero!(100u32));
+const PROMPTS: Quota = Quota::per_second(nonzero!(1u32)).allow_burst(nonzero!(5u32));
+const RESTARTS: Quota = Quota::per_minute(nonzero!(12u32)).allow_burst(nonzero!(2u32));
 
 /// Why a session is over: what the page is told, where it still listens.
 #[derive(Debug)]
@@ -71,9 +72,9 @@ struct Session {
     /// Whether it may change what is shown.
     is_trusted: bool,
     wrong_tokens: u32,
-    messages: Bucket,
-    prompts: Bucket,
-    restarts: Bucket,
+    messages: DefaultDirectRateLimiter,
+    prompts: DefaultDirectRateLimiter,
+    restarts: DefaultDirectRateLimiter,
 }
 
 impl Session {
@@ -82,20 +83,18 @@ impl Session {
         let (air, address) = (site.air.clone(), site.address);
         let news = air.news();
         let viewer = tokio::task::spawn_blocking(move || Viewer::new(&air, address, said));
-        let now = Instant::now();
-        let bucket = |(size, pause)| Bucket::new(size, pause, now);
         Ok(Self {
             number: site.number(),
             viewer: viewer.await??,
             said: replies,
             news,
             pings: interval(PING),
-            heard: now,
+            heard: Instant::now(),
             is_trusted: !site.is_guarded(),
             wrong_tokens: 0,
-            messages: bucket(MESSAGES),
-            prompts: bucket(PROMPTS),
-            restarts: bucket(RESTARTS),
+            messages: RateLimiter::direct(MESSAGES),
+            prompts: RateLimiter::direct(PROMPTS),
+            restarts: RateLimiter::direct(RESTARTS),
             site,
         })
     }
@@ -176,7 +175,7 @@ impl Session {
 impl Session {
     async fn hear(&mut self, message: Option<Message>) -> Result<Option<Message>, End> {
         self.heard = Instant::now();
-        if !self.messages.take(self.heard) {
+        if self.messages.check().is_err() {
             return Err(End(close_code::POLICY, "too many messages".into()));
         }
         match message {
@@ -225,7 +224,7 @@ impl Session {
         if !self.is_trusted {
             return refused(Some(id), "prompts need the token here".into());
         }
-        if !self.prompts.take(Instant::now()) {
+        if self.prompts.check().is_err() {
             return refused(Some(id), "too many prompts, expected one a second".into());
         }
         if !self.site.air.ask(Asker { viewer: self.number, id }, wish) {
@@ -238,7 +237,7 @@ impl Session {
         if !self.is_trusted {
             return Some(refused(None, "a restart needs the token here".into()));
         }
-        if !self.restarts.take(Instant::now()) {
+        if self.restarts.check().is_err() {
             return Some(refused(None, "too many restarts, expected one in 5 seconds".into()));
         }
         self.site.air.restart(seed);
