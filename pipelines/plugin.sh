@@ -13,11 +13,16 @@ stop() {
 need() {
     missing=
     while [ $# -gt 0 ]; do
-        gst-inspect-1.0 --exists "$1" 2>/dev/null || missing="$missing $2"
+        has "$1" || missing="$missing $2"
         shift 2
     done
     # shellcheck disable=SC2086 # one word for each package
     [ -z "$missing" ] || install_packages $missing
+}
+
+# has ELEMENT: whether it is here, of whatever version (`--exists` asks for one of GStreamer's own).
+has() {
+    gst-inspect-1.0 "$1" >/dev/null 2>&1
 }
 
 install_packages() {

@@ -12,7 +12,7 @@ http://?* | https://?*) ;;
 esac
 check_seconds "$seconds"
 check_encoder
-gst-inspect-1.0 --exists whipclientsink 2>/dev/null ||
+has whipclientsink ||
     stop "no element whipclientsink here: it is in gst-plugin-webrtc of gst-plugins-rs, which Debian 12 lacks"
 build
 need x264enc gstreamer1.0-plugins-ugly h264parse gstreamer1.0-plugins-bad nicesrc gstreamer1.0-nice

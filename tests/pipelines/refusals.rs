@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::script::{Running, script, turn};
+use crate::script::{Running, script, shell, turn};
 
 #[test]
 fn scripts_refuse_what_they_cannot_do() {
@@ -58,6 +58,13 @@ fn the_air_refuses_what_its_encoder_cannot_do() {
             check_refused(command, expected);
         }
     }
+}
+
+/// Plugins in Rust have versions of their own, lower than GStreamer's.
+#[test]
+fn an_element_is_found_whatever_its_version() {
+    let _turn = turn();
+    shell("build; has blockcascadesrc && has fakesink && ! has nosuchelement");
 }
 
 /// In one line, before it did anything.
