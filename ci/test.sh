@@ -110,6 +110,16 @@ build_with_cuda() (
         GST_PLUGIN_PATH=$(dirname "$plugin") GST_REGISTRY="$scratch/cuda.bin" run_element env
 )
 
+# Who says whether pocket shows what it is told to: right about clips that are drawn, and not easily pleased.
+judge() {
+    python3 -c 'import ensurepip' 2>/dev/null || ci/setup.sh python3-venv
+    venv=${CARGO_TARGET_DIR:-target}/judge packages=$(grep -E '^(numpy|pillow|scipy)==' models/pocket/train/requirements.txt)
+    # shellcheck disable=SC2086 # one word for each package
+    python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check $packages &&
+        PYTHONPATH=models/pocket "$venv/bin/python" -m eval.validate --count 10 &&
+        PYTHONPATH=models/pocket "$venv/bin/python" -m unittest eval.test_latency
+}
+
 # Advisories need the network, and may break a build that was good yesterday: on request only.
 deny() {
     if [ "${CI_DENY:-}" = 1 ]; then
@@ -144,6 +154,7 @@ step "tests, generator only" cargo test --release --no-default-features
 step "tests, all that builds without CUDA" cargo test --release --features hub
 step "parity in bf16" env PARITY_DTYPE=bf16 cargo test --release --features hub --test parity
 step "examples" run_examples
+step "the judge of pocket" judge
 step "kernels on older processors" older_processors
 step "instructions of each kernel" ci/instructions.sh
 step "the page in a browser" ci/browser.sh

@@ -24,12 +24,15 @@ WIDTH, HEIGHT = 192, 112
 
 @dataclass(frozen=True)
 class Clip:
-    """Everything that its frames and its prompts depend on."""
+    """Everything that its frames and its prompts depend on.
+
+    Streams of the same prompts are the same: what a block shows is settled by its prompt and its past,
+    so that nothing is left to be averaged over.
+    """
 
     scenes: tuple[Scene, ...]  # one, or two with a cut between them
     changes: tuple[str, ...]  # the attributes in which the second differs
     cut_block: int  # first block of the second
-    variation: Variation
     first: int  # stream frame of the first frame
     is_start: bool
 
@@ -43,24 +46,24 @@ class Clip:
         is_start = bool(rng.random() < 0.5)
         first = 0 if is_start else 9 + 12 * int(rng.integers(0, 80))
         scenes = (scene, after) if cut < BLOCKS else (scene,)
-        return Clip(scenes, changes, cut, Variation.random(rng), first, is_start)
+        return Clip(scenes, changes, cut, first, is_start)
 
     @staticmethod
     def start(index: int) -> "Clip":
         """A stream's start, of which only the first block is of interest."""
         rng = np.random.default_rng((2027, index))
-        return Clip((seen_scene(rng),), (), BLOCKS, Variation.random(rng), 0, True)
+        return Clip((seen_scene(rng),), (), BLOCKS, 0, True)
 
     def frames(self, world: World, count: int = FRAMES) -> np.ndarray:
         """`(count, H, W, 3)` in u8; block b is frames 12 b to 12 b + 11."""
-        frames = world.clip(self.cuts(), self.variation, self.first, count - self.skipped())
+        frames = world.clip(self.cuts(), Variation(), self.first, count - self.skipped())
         return np.concatenate([frames[:1]] * self.skipped() + [frames])
 
     def shown(self, world: World, frame: int) -> tuple[Scene, Pose]:
         """What a frame of the clip shows, and where."""
         number = self.first + max(0, frame - self.skipped())
         scene, since = current(self.cuts(), number)
-        return scene, world.pose(scene, self.variation, (number - since) / FPS)
+        return scene, world.pose(scene, Variation(), (number - since) / FPS)
 
     def skipped(self) -> int:
         return 3 if self.is_start else 0  # a start's first group is one frame, four times

@@ -2,19 +2,22 @@
 
     python -m train.export --run RUN --stage rollout
 
-Writes them beside this folder, and their sizes and hashes into the manifest, `models/pocket.toml`. The
-moments of the latents, which it prints, belong into `src/wan/vae.rs`.
+Writes them beside this folder, and their sizes and hashes into the manifest, `models/pocket.toml`; and into
+this folder the encoder, which only training needs. The moments of the latents, which it prints, belong into
+`src/wan/vae.rs`.
 """
 
 import argparse
 import hashlib
+import json
 import re
 import shutil
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from .shipped import ENCODER, MOMENTS, POCKET
 from .text import TOKENIZER, WEIGHTS
 
 
@@ -39,14 +42,18 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--stage", required=True, help="of the transformer")
     args = parser.parse_args()
-    out = Path(__file__).resolve().parent.parent
     dit = torch.load(args.run / f"dit_{args.stage}.pt", map_location="cpu")["average"]
-    save_file(halves(dit), out / "dit.safetensors")
-    save_file(halves(load_file(args.run / "vae" / "vae.safetensors")), out / "vae.safetensors")
+    save_file(halves(dit), POCKET / "dit.safetensors")
+    decoder = torch.load(args.run / "vae" / "autoencoder.pt", map_location="cpu")["average"]
+    decoder = {k.removeprefix("decoder."): v for k, v in decoder.items() if k.startswith("decoder.")}
+    save_file(halves(decoder), POCKET / "vae.safetensors")
+    moments = json.loads((args.run / "vae" / "moments.json").read_text())
+    encoder = torch.load(args.run / "vae" / "encoder.pt", map_location="cpu")
+    save_file(halves(encoder) | {name: torch.tensor(moments[name]) for name in MOMENTS}, ENCODER)
     for name in (WEIGHTS, TOKENIZER):
-        shutil.copyfile(args.run / "text" / name, out / name)
-    describe(out.parent / "pocket.toml")
-    print((args.run / "vae" / "moments.json").read_text())
+        shutil.copyfile(args.run / "text" / name, POCKET / name)
+    describe(POCKET.parent / "pocket.toml")
+    print(json.dumps(moments))
 
 
 if __name__ == "__main__":

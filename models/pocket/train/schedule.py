@@ -27,10 +27,3 @@ def mix(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
 def in_flight(stagger: int, phase: int) -> list[int]:
     """The passes that a full cascade makes in one tick, oldest block first."""
     return list(range(phase, PASSES, stagger))[::-1]
-
-
-def random_sigmas(shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Mostly the levels that the sampler asks for, some of all others."""
-    own = torch.tensor(SIGMAS)[torch.randint(len(SIGMAS), shape, generator=generator)]
-    other = shifted(torch.rand(shape, generator=generator) * 0.9 + 0.1)
-    return torch.where(torch.rand(shape, generator=generator) < 0.8, own, other)

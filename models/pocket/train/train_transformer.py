@@ -4,24 +4,28 @@
     python -m train.train_transformer --run RUN --stage full --minutes 90
     python -m train.train_transformer --run RUN --stage rollout --minutes 30
 
-`small` learns words, shapes and motions on half-size pictures, `full` goes on at full size, both on
-the few noise levels that the sampler uses: blocks alone behind clean ones, and several in flight as
-a cascade has them. `rollout` then denoises the model's *own* rollouts: what it sees of the past is
-what it made itself, and the clip that the rollout should have been is the target. The world is
-determined by prompt and past, so that target is well posed; this is Self-Forcing's cure for drift
-with a regression instead of a distribution loss.
+`small` learns words, shapes and motions on half-size pictures, `full` goes on at full size: blocks alone
+behind clean ones, at the steps of the sampler, each reached by the model's *own* steps before it, and several
+in flight as a cascade has them. `rollout` takes the past, too, from what the model made itself, and the
+clip that the rollout should have been is the target. The world is determined by prompt and past, so that
+target is well posed; this is Self-Forcing's cure for drift with a regression instead of a distribution loss.
+Started by torchrun, several processes learn together.
 """
 
 import argparse
 import copy
 import json
 import math
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor
 
 from . import captions, schedule
@@ -29,15 +33,16 @@ from .attributes import VALUES, Scene, first_scene
 from .clips import BLOCKS, Clip
 from .muon import Muon
 from .schedule import FRAMES_PER_BLOCK, SIGMAS, WINDOW, mix
-from .text import TextEncoder
+from .text import TEXT_LEN, TextEncoder
 from .transformer import Config, Sight, Slots, Text, Transformer
 
-BATCH = {"small": 8, "full": 4, "rollout": 4}
+BATCH = {"small": 8, "full": 2, "rollout": 2}
 PEAK_RATE = {"small": 3e-3, "full": 1.5e-3, "rollout": 5e-4}
 # Steps by what they learn. In most blocks of a stream nothing is new: those that a prompt decides
 # are learned apart.
-SHARES = {"starts": 0.4, "cuts": 0.25, "alone": 0.15, "cascade": 0.2}
-OBJECT_WEIGHT = 4.0  # of cells that the object touches, beside 1 for all
+SHARES = {"starts": 0.35, "cuts": 0.2, "alone": 0.3, "cascade": 0.15}
+SHARES_OF_ROLLOUT = {"rollout": 0.4, "starts": 0.2, "cuts": 0.2, "cascade": 0.2}
+OBJECT_WEIGHT = 10.0  # of cells that the object touches, beside 1 for all
 EMA = 0.998
 
 
@@ -50,11 +55,14 @@ class Batch:
     text: Text  # two prompts a clip
     which: Tensor  # (B, BLOCKS)
 
+    def part(self, blocks: slice) -> "Batch":
+        return Batch(self.x0[:, blocks], self.weight[:, blocks], self.text, self.which[:, blocks])
+
 
 class Data:
     """Clips, their latents and prompts."""
 
-    def __init__(self, run: Path, size: str, seed: int, device: str):
+    def __init__(self, run: Path, size: str, seed: int, rank: int, device: str):
         clips, starts = (np.load(run / f"{name}{size}.npz") for name in ("latents", "starts"))
         self.latents, self.covers = clips["latents"], clips["covers"]
         self.clips = [Clip.number(index) for index in range(len(self.latents))]
@@ -62,7 +70,8 @@ class Data:
         self.changed = [i for i, clip in enumerate(self.clips) if WINDOW <= clip.cut_block < BLOCKS]
         self.first = [i for i, clip in enumerate(self.clips) if clip.is_start]
         self.encoder = TextEncoder(run / "text", device)
-        self.rng, self.device = np.random.default_rng(seed), device
+        self.lots = np.random.default_rng(seed)  # the same in all processes, so that none waits for others
+        self.rng, self.device = np.random.default_rng((seed, rank)), device
 
     def batch(self, size: int, from_start: bool = False) -> Batch:
         """Whole clips; all of them the starts of streams, if it must be."""
@@ -99,6 +108,7 @@ class Data:
 
     def text(self, prompts: list[str], size: int) -> Text:
         embedding, lengths = self.encoder.encode(prompts)
+        embedding = F.pad(embedding, (0, 0, 0, TEXT_LEN - embedding.shape[1]))  # always the same shape
         pairs = (size, len(prompts) // size)
         return Text(embedding.float().unflatten(0, pairs), lengths.view(pairs).to(self.device))
 
@@ -142,6 +152,7 @@ class Learner:
 
     def __init__(self, cfg: Config, stage: str, device: str):
         self.model = Transformer(cfg).to(device)
+        self.compiled = torch.compile(self.model, dynamic=False)  # for what has always the same shapes
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         self.peak, self.steps, self.seconds = PEAK_RATE[stage], 0, 0.0
         self.recent: dict[str, list[float]] = {}
@@ -156,6 +167,7 @@ class Learner:
         for name, loss in losses.items():
             loss.backward()
             self.recent.setdefault(name, []).append(loss.item())
+        share_gradients(self.model)
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         rate = self.peak * min(1, (self.steps + 1) / 50) * (0.02 + 0.98 * falling(progress))
         for optimiser in self.optimisers:
@@ -184,10 +196,30 @@ class Learner:
         self.steps, self.seconds = state["steps"], state["seconds"]
 
     def start_from(self, path: Path) -> None:
-        """Takes the weights of another stage."""
-        state = torch.load(path, map_location="cpu")
+        """Takes the weights of another stage, or those that are shipped."""
+        if path.suffix == ".safetensors":
+            shipped = load_file(path)
+            state = {"model": shipped, "average": shipped}
+        else:
+            state = torch.load(path, map_location="cpu")
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
+
+
+def share_gradients(model: Transformer) -> None:
+    """Several processes, as torchrun starts them, learn from all their batches."""
+    if dist.is_initialized():
+        gradients = [parameter.grad for parameter in model.parameters()]
+        flat = mean_of_all(torch.cat([gradient.flatten() for gradient in gradients]))
+        for gradient, part in zip(gradients, flat.split([gradient.numel() for gradient in gradients])):
+            gradient.copy_(part.view_as(gradient))
+
+
+def mean_of_all(x: Tensor) -> Tensor:
+    if dist.is_initialized():
+        dist.all_reduce(x)
+        x /= dist.get_world_size()
+    return x
 
 
 def is_hidden_matrix(name: str, parameter: Tensor) -> bool:
@@ -218,25 +250,39 @@ def keys_of(model: Transformer, batch: Batch, x0: Tensor, blocks: int):
         return model(clean)[1]
 
 
-def alone_loss(model: Transformer, batch: Batch, generator: torch.Generator) -> Tensor:
-    """Every block at some noise level, behind clean ones."""
+def alone_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> Tensor:
+    """Every block at one step of the sampler, behind clean ones."""
     past = keys_of(model, batch, spoiled(batch.x0), BLOCKS)
-    sigma = schedule.random_sigmas(batch.x0.shape[:2], generator).to(batch.x0.device)
-    noise = torch.randn_like(batch.x0)
-    slots = Slots(mix(batch.x0, noise, sigma), 1000 * sigma, alone_sight(BLOCKS), batch.text, batch.which)
-    return flow_loss(model(slots, past)[0], batch.x0, noise, batch.weight)
+    return denoised(model, batch, alone_sight(BLOCKS), past, int(rng.integers(0, len(SIGMAS))))[0]
 
 
-def last_loss(model: Transformer, batch: Batch, generator: torch.Generator) -> Tensor:
+def last_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> Tensor:
     """The last block of each clip, behind the clean ones before it."""
     last = batch.x0.shape[1] - 1
     past = keys_of(model, batch, spoiled(batch.x0), last) if last else None
-    x0, weight, which = (part[:, last:] for part in (batch.x0, batch.weight, batch.which))
-    sigma = schedule.random_sigmas(x0.shape[:2], generator).to(x0.device)
-    noise = torch.randn_like(x0)
+    part = batch.part(slice(last, last + 1))
     sight = Sight((last,), (tuple(range(last + 1)),))
-    slots = Slots(mix(x0, noise, sigma), 1000 * sigma, sight, batch.text, which)
-    return flow_loss(model(slots, past)[0], x0, noise, weight)
+    return denoised(model, part, sight, past, int(rng.integers(0, len(SIGMAS))))[0]
+
+
+def denoised(model: Transformer, batch: Batch, sight: Sight, past: list | None, learned: int, steps: int = 0):
+    """The loss of one step, which the model's own steps before it have led to, and its last estimate.
+
+    Of the clip itself the model is shown nothing, so it has to take from the prompt what it should be.
+    Makes `steps` steps, or no more than are needed.
+    """
+    x0, loss = torch.zeros_like(batch.x0), None
+    for step, sigma in enumerate(SIGMAS[: steps or learned + 1]):
+        level = torch.full(x0.shape[:2], sigma, device=x0.device)
+        noisy = mix(x0, torch.randn_like(x0), level)
+        with torch.set_grad_enabled(step == learned):
+            flow, _ = model(Slots(noisy, 1000 * level, sight, batch.text, batch.which), past)
+            x0 = noisy - sigma * flow
+        if step == learned:
+            error = (x0 - batch.x0).square() * batch.weight
+            loss = error.mean() / (sigma**2 * batch.weight.mean().clamp(min=1e-6))
+        x0 = x0.detach()
+    return loss, x0
 
 
 def cascade_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> Tensor:
@@ -245,20 +291,16 @@ def cascade_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> 
     passes = schedule.in_flight(stagger, int(rng.integers(0, stagger)))
     past = min(int(rng.integers(0, WINDOW + 1)), BLOCKS - len(passes))
     first = int(rng.integers(0, BLOCKS - past - len(passes) + 1)) if past else 0
-    part = slice(first + past, first + past + len(passes))
-    x0, which = batch.x0[:, part], batch.which[:, part]
-    kept = None
-    if past:
-        before = slice(first, first + past)
-        earlier = Batch(batch.x0[:, before], batch.weight[:, before], batch.text, batch.which[:, before])
-        kept = keys_of(model, earlier, spoiled(earlier.x0), past)
-    sigma = torch.tensor([SIGMAS[p] if p < len(SIGMAS) else 0.0 for p in passes], device=x0.device)
-    weight = batch.weight[:, part] * (sigma > 0).view(1, -1, 1, 1, 1, 1)
-    sigma = sigma.expand(x0.shape[:2])
-    noise = torch.randn_like(x0)
+    earlier = batch.part(slice(first, first + past))
+    kept = keys_of(model, earlier, spoiled(earlier.x0), past) if past else None
+    flying = batch.part(slice(first + past, first + past + len(passes)))
+    sigma = torch.tensor([SIGMAS[p] if p < len(SIGMAS) else 0.0 for p in passes], device=flying.x0.device)
+    weight = flying.weight * (sigma > 0).view(1, -1, 1, 1, 1, 1)
+    sigma = sigma.expand(flying.x0.shape[:2])
+    noise = torch.randn_like(flying.x0)
     sight = cascade_sight(past, len(passes), causal=bool(rng.random() < 0.3))
-    slots = Slots(mix(x0, noise, sigma), 1000 * sigma, sight, batch.text, which)
-    return flow_loss(model(slots, kept)[0], x0, noise, weight)
+    slots = Slots(mix(flying.x0, noise, sigma), 1000 * sigma, sight, flying.text, flying.which)
+    return flow_loss(model(slots, kept)[0], flying.x0, noise, weight)
 
 
 def rollout_loss(model: Transformer, batch: Batch, rng: np.random.Generator, given: int) -> Tensor:
@@ -274,23 +316,12 @@ def rollout_loss(model: Transformer, batch: Batch, rng: np.random.Generator, giv
 
 def roll_block(model: Transformer, batch: Batch, block: int, past: list | None, learned: int):
     """Denoises one block and caches it; the gradient is that of one step."""
-    target, weight = batch.x0[:, block : block + 1], batch.weight[:, block : block + 1]
-    which, loss = batch.which[:, block : block + 1], None
-    count = past[0].k.shape[1] if past else 0
-    sight = Sight((block,), (tuple(range(count + 1)),))
-    x0 = torch.zeros_like(target)
-    for step, sigma in enumerate(SIGMAS):
-        noise = torch.randn_like(target)
-        level = torch.full(target.shape[:2], sigma, device=target.device)
-        noisy = mix(x0, noise, level)
-        with torch.set_grad_enabled(step == learned):
-            flow, _ = model(Slots(noisy, 1000 * level, sight, batch.text, which), past)
-            made = noisy - sigma * flow
-            if step == learned:
-                loss = ((made - target).square() * weight).mean() / (sigma**2 * weight.mean().clamp(min=1e-6))
-        x0 = made.detach()
+    part = batch.part(slice(block, block + 1))
+    sight = Sight((block,), (tuple(range((past[0].k.shape[1] if past else 0) + 1)),))
+    loss, x0 = denoised(model, part, sight, past, learned, len(SIGMAS))
     with torch.no_grad():
-        _, kv = model(Slots(x0, torch.zeros_like(level), sight, batch.text, which), past)
+        clean = torch.zeros(x0.shape[:2], device=x0.device)
+        _, kv = model(Slots(x0, clean, sight, part.text, part.which), past)
     if past:
         kv = [old.then(new).last(WINDOW) for old, new in zip(past, kv)]
     return loss, kv
@@ -299,40 +330,56 @@ def roll_block(model: Transformer, batch: Batch, block: int, past: list | None, 
 def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    data = Data(args.run, "_small" if args.stage == "small" else "", args.seed, args.device)
+    rank = start_together()
+    data = Data(args.run, "_small" if args.stage == "small" else "", args.seed, rank, args.device)
     learner = Learner(Config(), args.stage, args.device)
     path = args.run / f"dit_{args.stage}.pt"
     if path.exists():
         learner.resume(path)
     elif args.start:
         learner.start_from(args.start)
-    generator = torch.Generator().manual_seed(args.seed + learner.steps)
-    budget, begun, saved = 60 * args.minutes, time.time() - learner.seconds, 0.0
-    while (seconds := time.time() - begun) < budget:
-        learner.learn(stage_loss(args.stage, learner.model, data, generator), seconds / budget)
-        if learner.steps % 25 == 0:
+    # This thread's own time: what else the machine does takes nothing from the budget.
+    budget, begun, saved = 60 * args.minutes, time.thread_time() - learner.seconds, 0.0
+    while (seconds := mean_of_all(torch.tensor(time.thread_time() - begun)).item()) < budget:
+        with torch.autocast(args.device, torch.bfloat16, enabled=has_bf16(args.device)):
+            losses = stage_loss(args.stage, learner, data)
+        learner.learn(losses, seconds / budget)
+        if learner.steps % 25 == 0 and rank == 0:
             report(args, learner, seconds)
-        if seconds - saved > 120:
+        if seconds - saved > 120 and rank == 0:
             learner.seconds, saved = seconds, seconds
             learner.save(path)
     learner.seconds = budget
-    learner.save(path)
+    if rank == 0:
+        learner.save(path)
 
 
-def stage_loss(stage: str, model: Transformer, data: Data, generator: torch.Generator) -> dict[str, Tensor]:
+def start_together() -> int:
+    """The number of this process among those that torchrun has started; 0 without it."""
+    if "RANK" not in os.environ:
+        return 0
+    dist.init_process_group("gloo")
+    return dist.get_rank()
+
+
+def stage_loss(stage: str, learner: Learner, data: Data) -> dict[str, Tensor]:
     """The loss of one step, by its name: what is learned is drawn by lot."""
-    size = BATCH[stage]
-    if stage == "rollout":
-        given = int(data.rng.integers(0, 2))
-        return {"rollout": rollout_loss(model, data.batch(size, from_start=not given), data.rng, given)}
-    drawn = str(data.rng.choice(list(SHARES), p=list(SHARES.values())))
+    size, model, rng = BATCH[stage], learner.model, data.rng
+    shares = SHARES_OF_ROLLOUT if stage == "rollout" else SHARES
+    drawn = str(data.lots.choice(list(shares), p=list(shares.values())))
+    given = int(data.lots.integers(0, 2))
     losses = {
-        "starts": lambda: last_loss(model, data.starts(BLOCKS * size), generator),
-        "cuts": lambda: last_loss(model, data.cuts(BLOCKS * size // 2), generator),
-        "alone": lambda: alone_loss(model, data.batch(size), generator),
-        "cascade": lambda: cascade_loss(model, data.batch(size), data.rng),
+        "starts": lambda: last_loss(learner.compiled, data.starts(BLOCKS * size), rng),
+        "cuts": lambda: last_loss(learner.compiled, data.cuts(BLOCKS * size // 2), rng),
+        "alone": lambda: alone_loss(model, data.batch(size), rng),
+        "cascade": lambda: cascade_loss(model, data.batch(size), rng),
+        "rollout": lambda: rollout_loss(model, data.batch(size, from_start=not given), rng, given),
     }
     return {drawn: losses[drawn]()}
+
+
+def has_bf16(device: str) -> bool:
+    return device == "cuda" or torch.cpu.get_capabilities().get("avx512_bf16", False)
 
 
 def report(args: argparse.Namespace, learner: Learner, seconds: float) -> None:
@@ -349,7 +396,7 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--stage", choices=tuple(BATCH), required=True)
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--start", type=Path, help="a checkpoint of the stage before")
+    parser.add_argument("--start", type=Path, help="a checkpoint of the stage before, or what is shipped: dit.safetensors")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="one, and two trainings, are faster than two")
     parser.add_argument("--seed", type=int, default=0)

@@ -22,9 +22,11 @@ COLOUR = {
 }
 # What the hour does to an object; it stays bright enough to tell its colour.
 TINT = {"day": (1.0, 1.0, 1.0), "dusk": (1.0, 0.92, 0.86), "night": (0.80, 0.82, 0.88)}
-# Seconds that a motion takes to come back to where it was, and where in it a stream starts.
-PERIOD = {"left": 7.0, "right": 7.0, "rising": 5.5, "falling": 5.5, "bouncing": 1.75,
-          "spinning": 3.5, "circling": 3.5, "growing": 3.5}
+BLOCK = 0.75  # seconds of a block of the transformer
+# Seconds that a motion takes to come back to where it was, and where in it a stream starts. Whole
+# blocks: so there are few ways for a block to go on.
+PERIOD = {"left": 9 * BLOCK, "right": 9 * BLOCK, "rising": 7 * BLOCK, "falling": 7 * BLOCK,
+          "bouncing": 2 * BLOCK, "spinning": 5 * BLOCK, "circling": 5 * BLOCK, "growing": 5 * BLOCK}
 START = {"left": 0.30, "right": 0.30, "rising": 0.30, "falling": 0.30, "bouncing": 0.5,
          "spinning": 0.0, "circling": 0.0, "growing": 0.0}
 LIGHT = np.array((-0.45, -0.66, 0.60), np.float32)
@@ -44,7 +46,7 @@ class Variation:
     @staticmethod
     def random(rng: np.random.Generator) -> "Variation":
         u = rng.uniform(-1, 1, 5)
-        return Variation(0.012 * u[0], 0.025 * u[1], 0.02 * u[2], 1 + 0.04 * u[3], 0.06 * u[4])
+        return Variation(0.006 * u[0], 0.012 * u[1], 0.01 * u[2], 1 + 0.02 * u[3], 0.06 * u[4])
 
 
 @dataclass(frozen=True)
