@@ -15,8 +15,8 @@ const HEIGHT: usize = 112;
 pub const RATE: usize = 16;
 /// Of a mean of 255: a frame below is black.
 const BLACK: f64 = 8.0;
-/// How far a channel of the ground may be from the place's own; seeds and codecs make 11 of it, and
-/// two places differ by 60 somewhere.
+/// How far a channel of the ground may be from the place's own; what pocket makes after another place is
+/// 20 away, and two places differ by 60 somewhere.
 const TOLERANCE: f64 = 25.0;
 /// Mean difference of pixels half a second apart, in half of all cases: moving things make 1.4 and more,
 /// a still that is encoded again and again a hundredth.
@@ -48,14 +48,15 @@ impl Place {
         }
     }
 
-    /// Mean red, green and blue of the picture's lower half.
+    /// Median red, green and blue of the lower half of the place that pocket's world draws, without an
+    /// object, which covers less than half of it.
     fn ground(self) -> [f64; 3] {
         match self {
-            Self::Desert => [216.0, 146.0, 89.0],
-            Self::Snow => [203.0, 215.0, 234.0],
-            Self::Forest => [56.0, 98.0, 51.0],
-            Self::Sea => [66.0, 136.0, 173.0],
-            Self::NightCity => [36.0, 39.0, 65.0],
+            Self::Desert => [230.0, 168.0, 107.0],
+            Self::Snow => [221.0, 231.0, 246.0],
+            Self::Forest => [77.0, 122.0, 56.0],
+            Self::Sea => [65.0, 140.0, 176.0],
+            Self::NightCity => [32.0, 40.0, 72.0],
         }
     }
 
@@ -230,13 +231,23 @@ fn play_until_told(pipeline: &gst::Pipeline) -> gst::Message {
     end.unwrap_or_else(|| panic!("{PATIENCE:?} passed without an end"))
 }
 
-/// Mean red, green and blue of lower halves.
+/// Median red, green and blue of lower halves.
 fn ground(frames: &[Vec<u8>]) -> [f64; 3] {
-    let mut sum = [0.0; 3];
+    let mut counts = [[0usize; 256]; 3];
     for pixel in frames.iter().flat_map(|frame| frame[frame.len() / 2..].chunks(3)) {
-        (0..3).for_each(|channel| sum[channel] += f64::from(pixel[channel]));
+        (0..3).for_each(|channel| counts[channel][usize::from(pixel[channel])] += 1);
     }
-    sum.map(|sum| sum / (frames.len() * WIDTH * HEIGHT / 2) as f64)
+    counts.map(|counts| middle(&counts) as f64)
+}
+
+/// The value that half of those that are counted do not pass.
+fn middle(counts: &[usize; 256]) -> usize {
+    let half = counts.iter().sum::<usize>() / 2;
+    let below = counts.iter().scan(0, |sum, count| {
+        *sum += count;
+        Some(*sum)
+    });
+    below.take_while(|sum| *sum <= half).count()
 }
 
 fn mean(frame: &[u8]) -> f64 {
