@@ -8,7 +8,7 @@ import { until } from "./until.mjs";
 
 const SCREENSHOTS = process.env.SCREENSHOTS ?? "target/screenshots";
 
-/** Places that the model shows reliably: mean red, green and blue of the picture's lower half. */
+/** Places that the model shows reliably: median red, green and blue of the lower half that its world draws. */
 export const PLACES = {
   desert: { prompt: "a red ball in the desert", ground: [230, 168, 107] },
   snow: { prompt: "a blue cube in the snow", ground: [221, 231, 246] },
