@@ -6,7 +6,7 @@
 
 `small` learns words, shapes and motions on half-size pictures, `full` goes on at full size: blocks alone
 behind clean ones, at the steps of the sampler, each reached by the model's *own* steps before it, and several
-in flight as a cascade has them. `rollout` takes the past, too, from what the model made itself, and the
+in flight at once, in ticks that its own have led to. `rollout` takes the past, too, from what the model made itself, and the
 clip that the rollout should have been is the target. The world is determined by prompt and past, so that
 target is well posed; this is Self-Forcing's cure for drift with a regression instead of a distribution loss.
 Started by torchrun, several processes learn together.
@@ -230,8 +230,11 @@ def falling(progress: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
 
 
-def flow_loss(flow: Tensor, x0: Tensor, noise: Tensor, weight: Tensor) -> Tensor:
-    error = (flow - (noise - x0)).square() * weight
+def flow_loss(made: Tensor, batch: Batch, level: Tensor) -> Tensor:
+    """How far estimates are off, as flow: as much at every level of noise, and nothing without any."""
+    level = level[..., None, None, None, None]
+    weight = batch.weight * (level > 0)
+    error = ((made - batch.x0) / level.clamp(min=SIGMAS[-1])).square() * weight
     return error.mean() / weight.mean().clamp(min=1e-6)
 
 
@@ -274,19 +277,16 @@ def denoised(model: Transformer, batch: Batch, sight: Sight, past: list | None, 
     x0, loss = torch.zeros_like(batch.x0), None
     for step, sigma in enumerate(SIGMAS[: steps or learned + 1]):
         level = torch.full(x0.shape[:2], sigma, device=x0.device)
-        noisy = mix(x0, torch.randn_like(x0), level)
         with torch.set_grad_enabled(step == learned):
-            flow, _ = model(Slots(noisy, 1000 * level, sight, batch.text, batch.which), past)
-            x0 = noisy - sigma * flow
+            x0 = estimate(model, batch, x0, level, sight, past)
         if step == learned:
-            error = (x0 - batch.x0).square() * batch.weight
-            loss = error.mean() / (sigma**2 * batch.weight.mean().clamp(min=1e-6))
+            loss = flow_loss(x0, batch, level)
         x0 = x0.detach()
     return loss, x0
 
 
 def cascade_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> Tensor:
-    """The blocks in flight of one tick, at the noise levels that a timetable gives them."""
+    """The blocks in flight of one tick, which the model's own ticks before it have led to."""
     stagger = int(rng.integers(1, 4))
     passes = schedule.in_flight(stagger, int(rng.integers(0, stagger)))
     past = min(int(rng.integers(0, WINDOW + 1)), BLOCKS - len(passes))
@@ -294,13 +294,27 @@ def cascade_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> 
     earlier = batch.part(slice(first, first + past))
     kept = keys_of(model, earlier, spoiled(earlier.x0), past) if past else None
     flying = batch.part(slice(first + past, first + past + len(passes)))
-    sigma = torch.tensor([SIGMAS[p] if p < len(SIGMAS) else 0.0 for p in passes], device=flying.x0.device)
-    weight = flying.weight * (sigma > 0).view(1, -1, 1, 1, 1, 1)
-    sigma = sigma.expand(flying.x0.shape[:2])
-    noise = torch.randn_like(flying.x0)
-    sight = cascade_sight(past, len(passes), causal=bool(rng.random() < 0.3))
-    slots = Slots(mix(flying.x0, noise, sigma), 1000 * sigma, sight, flying.text, flying.which)
-    return flow_loss(model(slots, kept)[0], flying.x0, noise, weight)
+    causal, x0 = bool(rng.random() < 0.3), torch.zeros_like(flying.x0)
+    for back in range(passes[0], -1, -1):
+        level = torch.tensor([level_of(p - back) for p in passes if p >= back], device=x0.device)
+        part, sight = flying.part(slice(0, len(level))), cascade_sight(past, len(level), causal)
+        level = level.expand(part.x0.shape[:2])
+        with torch.set_grad_enabled(not back):
+            made = estimate(model, part, x0[:, : level.shape[1]], level, sight, kept)
+        x0 = torch.cat((made, x0[:, level.shape[1] :]), 1)
+    return flow_loss(x0, flying, level)
+
+
+def level_of(number: int) -> float:
+    """The noise of a pass: the last one is of the clean block."""
+    return SIGMAS[number] if number < len(SIGMAS) else 0.0
+
+
+def estimate(model: Transformer, batch: Batch, x0: Tensor, level: Tensor, sight: Sight, past: list | None) -> Tensor:
+    """What the model takes blocks for that it knew as `x0`; itself where there is no noise."""
+    noisy = mix(x0, torch.randn_like(x0), level)
+    flow, _ = model(Slots(noisy, 1000 * level, sight, batch.text, batch.which), past)
+    return noisy - level[..., None, None, None, None] * flow
 
 
 def rollout_loss(model: Transformer, batch: Batch, rng: np.random.Generator, given: int) -> Tensor:
