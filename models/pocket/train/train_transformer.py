@@ -6,9 +6,9 @@
 
 `small` learns words, shapes and motions on half-size pictures, `full` goes on at full size: blocks alone
 behind clean ones, at the steps of the sampler, each reached by the model's *own* steps before it, and several
-in flight at once, in ticks that its own have led to. `rollout` takes the past, too, from what the model made itself, and the
-clip that the rollout should have been is the target. The world is determined by prompt and past, so that
-target is well posed; this is Self-Forcing's cure for drift with a regression instead of a distribution loss.
+in flight at once, in ticks that its own have led to. `rollout` takes the past, too, from what the model made
+itself, and the clip that the rollout should have been is the target. The world is determined by prompt and
+past, so that target is well posed; this is Self-Forcing's cure for drift with a regression instead of a distribution loss.
 Started by torchrun, several processes learn together.
 """
 
@@ -230,11 +230,11 @@ def falling(progress: float) -> float:
     return 0.5 + 0.5 * math.cos(math.pi * min(1.0, progress))
 
 
-def flow_loss(made: Tensor, batch: Batch, level: Tensor) -> Tensor:
-    """How far estimates are off, as flow: as much at every level of noise, and nothing without any."""
-    level = level[..., None, None, None, None]
-    weight = batch.weight * (level > 0)
-    error = ((made - batch.x0) / level.clamp(min=SIGMAS[-1])).square() * weight
+def flow_loss(made: Tensor, batch: Batch, sigmas: Tensor) -> Tensor:
+    """How far estimates are off, as flow: as much at every sigma, and nothing without noise."""
+    sigmas = sigmas[..., None, None, None, None]
+    weight = batch.weight * (sigmas > 0)
+    error = ((made - batch.x0) / sigmas.clamp(min=SIGMAS[-1])).square() * weight
     return error.mean() / weight.mean().clamp(min=1e-6)
 
 
@@ -276,11 +276,11 @@ def denoised(model: Transformer, batch: Batch, sight: Sight, past: list | None, 
     """
     x0, loss = torch.zeros_like(batch.x0), None
     for step, sigma in enumerate(SIGMAS[: steps or learned + 1]):
-        level = torch.full(x0.shape[:2], sigma, device=x0.device)
+        sigmas = torch.full(x0.shape[:2], sigma, device=x0.device)
         with torch.set_grad_enabled(step == learned):
-            x0 = estimate(model, batch, x0, level, sight, past)
+            x0 = estimate(model, batch, x0, sigmas, sight, past)
         if step == learned:
-            loss = flow_loss(x0, batch, level)
+            loss = flow_loss(x0, batch, sigmas)
         x0 = x0.detach()
     return loss, x0
 
@@ -296,25 +296,25 @@ def cascade_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> 
     flying = batch.part(slice(first + past, first + past + len(passes)))
     causal, x0 = bool(rng.random() < 0.3), torch.zeros_like(flying.x0)
     for back in range(passes[0], -1, -1):
-        level = torch.tensor([level_of(p - back) for p in passes if p >= back], device=x0.device)
-        part, sight = flying.part(slice(0, len(level))), cascade_sight(past, len(level), causal)
-        level = level.expand(part.x0.shape[:2])
+        sigmas = torch.tensor([sigma_of(p - back) for p in passes if p >= back], device=x0.device)
+        part, sight = flying.part(slice(0, len(sigmas))), cascade_sight(past, len(sigmas), causal)
+        sigmas = sigmas.expand(part.x0.shape[:2])
         with torch.set_grad_enabled(not back):
-            made = estimate(model, part, x0[:, : level.shape[1]], level, sight, kept)
-        x0 = torch.cat((made, x0[:, level.shape[1] :]), 1)
-    return flow_loss(x0, flying, level)
+            made = estimate(model, part, x0[:, : sigmas.shape[1]], sigmas, sight, kept)
+        x0 = torch.cat((made, x0[:, sigmas.shape[1] :]), 1)
+    return flow_loss(x0, flying, sigmas)
 
 
-def level_of(number: int) -> float:
-    """The noise of a pass: the last one is of the clean block."""
+def sigma_of(number: int) -> float:
+    """Of a pass: the last one is of the clean block."""
     return SIGMAS[number] if number < len(SIGMAS) else 0.0
 
 
-def estimate(model: Transformer, batch: Batch, x0: Tensor, level: Tensor, sight: Sight, past: list | None) -> Tensor:
+def estimate(model: Transformer, batch: Batch, x0: Tensor, sigmas: Tensor, sight: Sight, past: list | None) -> Tensor:
     """What the model takes blocks for that it knew as `x0`; itself where there is no noise."""
-    noisy = mix(x0, torch.randn_like(x0), level)
-    flow, _ = model(Slots(noisy, 1000 * level, sight, batch.text, batch.which), past)
-    return noisy - level[..., None, None, None, None] * flow
+    noisy = mix(x0, torch.randn_like(x0), sigmas)
+    flow, _ = model(Slots(noisy, 1000 * sigmas, sight, batch.text, batch.which), past)
+    return noisy - sigmas[..., None, None, None, None] * flow
 
 
 def rollout_loss(model: Transformer, batch: Batch, rng: np.random.Generator, given: int) -> Tensor:
@@ -410,9 +410,9 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--stage", choices=tuple(BATCH), required=True)
     parser.add_argument("--minutes", type=float, required=True)
-    parser.add_argument("--start", type=Path, help="a checkpoint of the stage before, or what is shipped: dit.safetensors")
+    parser.add_argument("--start", type=Path, help="a checkpoint of another stage, or dit.safetensors, which is shipped")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=1, help="one, and two trainings, are faster than two")
+    parser.add_argument("--threads", type=int, default=1, help="two are hardly faster; torchrun is")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 
