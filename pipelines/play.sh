@@ -7,16 +7,13 @@
 prompt=${1:?"usage: $0 PROMPT [SECONDS]"} seconds=${2:-}
 check_seconds "$seconds"
 build
-source="blockcascadesrc model=${MODEL:-pocket} seed=${SEED:--1}"
+set -- blockcascadesrc model="${MODEL:-pocket}" seed="${SEED:--1}" prompt="$(quoted "$prompt")"
 if [ -n "${DISPLAY:-}${WAYLAND_DISPLAY:-}" ]; then
     need autovideosink gstreamer1.0-plugins-good ximagesink gstreamer1.0-x
-    # shellcheck disable=SC2086 # a line of words
-    play $source is-live=true num-buffers="$(frames "$seconds")" prompt="$(quoted "$prompt")" ! \
-        videoconvert ! autovideosink
+    play "$@" is-live=true num-buffers="$(frames "$seconds")" ! videoconvert ! autovideosink
 fi
 need x264enc gstreamer1.0-plugins-ugly mp4mux gstreamer1.0-plugins-good h264parse gstreamer1.0-plugins-bad
 file=${OUT:-$(mktemp -d)/play.mp4}
 echo "no display: writing $file"
-# shellcheck disable=SC2086
-play $source num-buffers="$(frames "${seconds:-10}")" prompt="$(quoted "$prompt")" ! \
-    $FILE_H264 ! mp4mux ! filesink location="$(quoted "$file")"
+# shellcheck disable=SC2086 # a line of words
+play "$@" num-buffers="$(frames "${seconds:-10}")" ! $FILE_H264 ! mp4mux ! filesink location="$(quoted "$file")"

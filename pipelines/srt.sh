@@ -11,10 +11,13 @@ case $uri in
 srt://*:*) ;;
 *) stop "got $uri, expected srt://:PORT or srt://HOST:PORT" ;;
 esac
-port=${uri##*:} port=${port%%\?*}
+port=${uri%%\?*} port=${port##*:}
 check_port "$port"
 check_seconds "$seconds"
 check_encoder
+case $uri in
+*passphrase=*) secret=$(quoted "$uri") shown=$(quoted "${uri%%\?*}?...") ;;
+esac
 build
 need x264enc gstreamer1.0-plugins-ugly srtsink gstreamer1.0-plugins-bad mpegtsmux gstreamer1.0-plugins-bad
 case $uri in
@@ -22,7 +25,7 @@ srt://:* | *mode=listener*)
     echo "listening at port $port of all addresses"
     echo "watch by: gst-launch-1.0 playbin uri=srt://127.0.0.1:$port" ;;
 *)
-    echo "sending to $uri, where somebody must listen already"
+    echo "sending to ${uri%%\?*}, where somebody must listen already"
     echo "watch by: gst-launch-1.0 playbin uri=srt://:$port" ;;
 esac
 # shellcheck disable=SC2086 # a line of words

@@ -393,6 +393,26 @@ fn random_weights_depend_on_seed_and_name_only() {
 
 // Manifests ---------------------------------------------------------------------------------------
 
+/// Its first bytes are those of a pickle.
+#[test]
+fn a_header_of_any_length_is_one() {
+    let mut bytes = safetensors(&[("a", &[2], vec![1.0, 2.0])]);
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    bytes.splice(8 + length..8 + length, vec![b' '; 640 - length]);
+    bytes[..8].copy_from_slice(&640u64.to_le_bytes());
+    assert_eq!(bytes[..2], *b"\x80\x02");
+    assert_eq!(values(Checkpoint::from_bytes("x", bytes).unwrap(), "a"), [1.0, 2.0]);
+}
+
+/// What is left was once copied for each of them: 120 GB.
+#[test]
+fn many_prefixes_are_taken_off_at_once() {
+    let name = "model.".repeat(200_000) + "a";
+    let large = ("b", &[2 << 20][..], vec![0.0; 2 << 20]); // no file is all header
+    let bytes = safetensors(&[(&name, &[1], vec![0.0]), large]);
+    assert_eq!(names(&Checkpoint::from_bytes("x", bytes).unwrap()), ["a", "b"]);
+}
+
 #[test]
 fn every_embedded_manifest_is_sound() {
     for name in Manifest::names() {
@@ -414,18 +434,26 @@ fn a_manifest_is_strict() {
     for (from, to, complaint) in [
         ("window = 6", "windows = 6", "line 19, `windows = 6`: unknown field `windows`"),
         ("window = 6", "window = \"6\"", "line 19, `window = \"6\"`: invalid type"),
-        ("window = 6", "window = 0", "preset.window: expected 1 to 1024 blocks"),
-        ("size = 5676252553", "size = 0", "files[0].size: expected 1 byte to 1 TiB"),
-        ("size = 5676252553", "size = 9000000000000000", "files[0].size"),
-        ("width = 832", "width = 833", "preset.width: expected a multiple of 16"),
-        ("1000, 750", "750, 1000", "preset.denoising-steps"),
-        ("\"Wan2.1_VAE.pth\"", "\"../VAE.pth\"", "files[1].path"),
-        ("role = \"vae\"", "role = \"dit\"", "files[1].role"),
+        ("window = 6", "window = 0", "preset.window: got 0, expected 1 to 1024 blocks"),
+        ("size = 5676252553", "size = 0", "files[0].size: got 0, expected 1 byte to 1 TiB"),
+        (
+            "size = 5676252553",
+            "size = 9000000000000000",
+            "files[0].size: got 9000000000000000, expected",
+        ),
+        ("width = 832", "width = 833", "preset.width: got 833, expected a multiple of 16"),
+        (
+            "1000, 750",
+            "750, 1000",
+            "preset.denoising-steps: got [750, 1000, 500, 250], expected falling",
+        ),
+        ("\"Wan2.1_VAE.pth\"", "\"../VAE.pth\"", "files[1].path: got \"../VAE.pth\", expected"),
+        ("role = \"vae\"", "role = \"dit\"", "files[1].role: got dit, of which"),
         ("role = \"vae\"", "role = \"decoder\"", "expected one of `dit`"),
         ("\"a0413986", "\"A0413986", "files[0].sha256"),
-        ("gdhe17/Self-Forcing", "/Self-Forcing", "files[0].repo"),
-        ("repo = \"gdhe17/Self-Forcing\"\n", "", "files[0].repo: expected owner/name, unless"),
-        ("role = \"tokenizer\"", "role = \"lora\"", "files: expected one of role Tokenizer"),
+        ("gdhe17/Self-Forcing", "/Self-Forcing", "files[0].repo: got \"/Self-Forcing\", expected"),
+        ("repo = \"gdhe17/Self-Forcing\"\n", "", "files[0].repo: got none, expected owner/name"),
+        ("role = \"tokenizer\"", "role = \"lora\"", "files: expected one of role tokenizer"),
     ] {
         assert!(text.contains(from), "{from}");
         let error = Manifest::parse(Path::new("m.toml"), &text.replacen(from, to, 1)).unwrap_err();
@@ -442,7 +470,10 @@ fn a_file_without_a_repository_is_one_that_is_embedded() {
     let revision = format!("{path}\nrevision = \"{}\"", "0".repeat(40));
     for to in ["path = \"pocket/none.safetensors\"", "path = \"dit.safetensors\"", &revision] {
         let error = parse(path, to).unwrap_err().to_string();
-        assert!(error.starts_with("m: files[0].repo: expected owner/name, unless"), "{error}");
+        assert!(
+            error.starts_with("m: files[0].repo: got none, expected owner/name, unless"),
+            "{error}"
+        );
     }
     let hosted = parse(path, &format!("{path}\nrepo = \"owner/name\"")).unwrap();
     assert_eq!(hosted.file(Role::Dit).unwrap().embedded(), None);

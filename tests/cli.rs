@@ -397,6 +397,7 @@ fn what_cannot_be_measured_is_named() {
         (["--blocks", "0"], 2, "1..=10000"),
         (["--devices", "abacus"], 2, "cuda:N"),
         (["--model", "self-forcing-1.3b"], 1, "fetch"),
+        (["--widths=5", "--history=stage-matched"], 1, "1 to 4"),
     ] {
         let done = Scratch::new().run(&[&["bench"], &args[..]].concat());
         assert_eq!(done.status.code(), Some(code), "{args:?}: {}", stderr(&done));

@@ -503,6 +503,56 @@ fn restart_begins_again_with_another_seed_under_the_prompt_of_now() {
 }
 
 #[test]
+fn restart_takes_no_cancel_back() {
+    let mut generator = toy(&config("four", 2));
+    let controls = generator.controls();
+    generator.next_frame().unwrap();
+    controls.cancel();
+    generator.restart(1);
+    assert!(matches!(generator.next_frame(), Err(Error::Cancelled)));
+    controls.resume();
+    assert_eq!(lengths(&all(&mut generator)), [4; 21]);
+}
+
+/// Two blocks are decoded, or about to be, a third is clean and nobody takes it: the tick of its cache pass,
+/// which starts no block, waits. A cut that comes now has it start the fourth.
+fn cut_before_the_fourth_block(hold: Option<u64>) -> Generator {
+    let config = GeneratorConfig { queue_blocks: 1, ..config("four", 6) };
+    let Rig { mut generator, entered } = rig(&config, Behaviour::Work, false);
+    let controls = generator.controls();
+    controls.hold(hold);
+    controls.set_prompt(Prompt { from_block: Some(3), .."older".into() });
+    assert!(generator.wait_frame(PATIENCE).unwrap());
+    for _ in 0..(5 + 5 + 4) * LAYERS {
+        entered.recv_timeout(PATIENCE).unwrap();
+    }
+    let change = PromptChange { policy: PromptPolicy::Cut, ..PromptChange::default() };
+    controls.set_prompt(Prompt { change: Some(change), .."the cut".into() });
+    thread::sleep(SETTLED);
+    generator
+}
+
+/// Long enough for a toy to encode a prompt.
+const SETTLED: Duration = Duration::from_millis(300);
+
+#[test]
+fn a_block_that_a_cut_starts_hears_nothing_older_than_the_cut() {
+    let mut generator = cut_before_the_fourth_block(None);
+    let frames = lengths(&all(&mut generator));
+    assert_eq!(frames, [&[4; 33][..], &[7; 36]].concat());
+}
+
+#[test]
+fn a_block_that_a_cut_starts_can_be_held() {
+    let mut generator = cut_before_the_fourth_block(Some(3));
+    let shown: Vec<_> = generator.by_ref().take(33).map(Result::unwrap).collect();
+    assert_eq!(lengths(&shown), [4; 33]);
+    assert!(!generator.wait_frame(SETTLED).unwrap());
+    generator.controls().hold(None);
+    assert_eq!(lengths(&all(&mut generator)), [7; 36]);
+}
+
+#[test]
 fn dropping_a_running_generator_ends_its_threads_within_a_layer() {
     let slow = Behaviour::Slow(Duration::from_millis(50));
     let Rig { mut generator, entered } = rig(&config("0123456789", 1000), slow, false);
@@ -664,6 +714,8 @@ fn missing_files_are_listed() {
     for file in ["Wan2.1_VAE.pth", "tokenizer.json"] {
         assert!(!error.contains(file), "{file} is in {error}");
     }
+    let all = "fetch longlive-1.3b --role dit --role lora --role text-encoder --role taehv`";
+    assert!(error.contains(all), "a small decoder is not fetched unasked: {error}");
     config.weights = WeightsSource::Files(WeightPaths {
         folder: None,
         dit: Some("dit.pt".into()),

@@ -1,5 +1,5 @@
 //! `gpu DEVICE small|whole WORKLOAD...`: what a GPU's time goes into when it makes 832x480, a process for
-//! all, a line of JSON for each: median and slowest of the runs in ms, and what the device holds then.
+//! all, a line of JSON for each: median and slowest of the runs in ms, and what was in use at most.
 //! `benches/gpu/run.sh` sets it beside PyTorch.
 
 #![allow(clippy::print_stdout)] // what it is for
@@ -71,7 +71,7 @@ fn measure(target: &Target, name: &str, mut work: Work) -> Result<serde_json::Va
     (0..WARM).try_for_each(|_| run().map(drop))?;
     let mut times = (0..RUNS).map(|_| run()).collect::<Result<Vec<_>>>()?;
     times.sort_by(f64::total_cmp);
-    let used = device::memory(&target.device)?.map(|(free, total)| (total - free) >> 20);
+    let used = device::peak_memory(&target.device)?.map(|bytes| bytes >> 20);
     Ok(json!({
         "bench": name, "peer": "ours", "ms": times[RUNS / 2], "worst_ms": times[RUNS - 1], "mib": used,
     }))

@@ -3,7 +3,7 @@
 # Everything that has to be measured on a GPU, beside PyTorch, in one go of about eight minutes: kernels
 # against the CPU, golden parity in f32 and bf16, the workloads, whole streams. Runs from within the bundle that
 # benches/gpu/bundle.sh makes, or beside it; DEVICE is cuda:0, or `cpu` for a trial in small sizes. The log
-# (gpu.log) gets everything, stdout the tables.
+# (gpu.log) gets everything, stdout the tables. PyTorch comes last: without it the rest is measured all the same.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 device=${1:-cuda:0}
@@ -11,9 +11,13 @@ log=$(realpath -m "${2:-gpu.log}")
 python=${PYTHON:-python3}
 if [ ! -x gpu ]; then
     rm -rf gpu-bundle
-    tar -xJf gpu-bundle.tar.xz && cd gpu-bundle || exit
+    # Not every machine has xz.
+    tar -xJf gpu-bundle.tar.xz 2>/dev/null || "$python" -m tarfile -e gpu-bundle.tar.xz || exit
+    cd gpu-bundle || exit
 fi
 : >"$log"
+figures=$(mktemp)
+trap 'rm -f "$figures"' EXIT
 
 say() {
     echo "$*" | tee -a "$log"
@@ -21,32 +25,40 @@ say() {
 
 # limited SECONDS COMMAND...: what goes wrong is in the log, and the rest is still measured.
 limited() {
-    timeout "$@" 2>>"$log" || say "FAILED with $?: ${*:2}"
+    timeout -k 5 "$@" 2>>"$log" || echo "FAILED with $?: ${*:2}" | tee -a "$log" >&2
 }
 
-# CUDA's libraries, where PyTorch has brought its own.
-home=$($python -c 'import nvidia, os; print(os.path.join(list(nvidia.__path__)[0], "cu13"))' 2>/dev/null)
-[ -n "${CUDA_HOME:-}" ] || [ ! -d "$home/lib" ] || export CUDA_HOME=$home
+# CUDA's libraries, where PyTorch has brought its own: looked for behind those of CUDA_HOME.
+home=$("$python" -c 'import nvidia, os
+homes = (os.path.join(path, "cu13") for path in nvidia.__path__)
+print(next(home for home in homes if os.path.exists(os.path.join(home, "lib", "libcublas.so.13"))))' 2>/dev/null)
+[ -z "$home" ] || export CUDA_ROOT=$home
 
 if [ "$device" = cpu ]; then
     size=small small=--small model=(--size 64x64)
 else
-    size=whole small='' model=(--model self-forcing-1.3b --random-weights --decoder tiny)
+    size=whole small='' model=(--model longlive-1.3b --random-weights --decoder tiny)
 fi
 say "$(date -u +%F)  $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "no GPU")"
 
+# One small thing first: whether the device can be used at all.
+if ! timeout -k 5 60 ./gpu "$device" small taehv >>"$log" 2>&1; then
+    say "$device cannot be used: $(tail -n 1 "$log")"
+    exit 1
+fi
 if [ "$device" != cpu ]; then
-    say "kernels: $(limited 60 ./cuda --ignored --nocapture | tee -a "$log" | grep 'test result')"
+    # One test after the other: two threads that need the same kernels at first would both load them.
+    say "kernels: $(limited 60 ./cuda --ignored --nocapture --test-threads=1 | tee -a "$log" | grep 'test result')"
 fi
 for dtype in f32 bf16; do
     # Without the short cuts that f32 products may take on a GPU.
-    say "parity in $dtype: $(NVIDIA_TF32_OVERRIDE=0 PARITY_DEVICE=$device PARITY_DTYPE=$dtype \
-        limited 60 ./parity | tee -a "$log" | tail -n 1)"
+    say "in $dtype: $(NVIDIA_TF32_OVERRIDE=0 PARITY_DEVICE=$device PARITY_DTYPE=$dtype \
+        limited 40 ./parity | tee -a "$log" | grep '^parity')"
 done
-{
-    limited 150 ./gpu "$device" $size
-    limited 200 "$python" -W ignore benches/gpu/torch_gpu.py --device "${device%%:*}" $small
-} | tee -a "$log" | "$python" benches/gpu/table.py | tee -a "$log"
-say "whole streams: one worker, and two on the one device"
-limited 60 ./blockcascade bench "${model[@]}" --devices "$device" --widths 1,5 --blocks 8 | tee -a "$log"
-limited 60 ./blockcascade bench "${model[@]}" --devices "$device,$device" --widths 5 --blocks 8 | tee -a "$log"
+limited 100 ./gpu "$device" "$size" | tee -a "$log" "$figures" | "$python" benches/gpu/table.py
+say "whole streams: one worker, five blocks in flight on it, and spread over two workers on the one device"
+for way in "$device 1" "$device 5" "$device,$device 5"; do
+    limited 40 ./blockcascade bench "${model[@]}" --devices "${way% *}" --widths "${way#* }" --blocks 4 | tee -a "$log"
+done
+limited 150 "$python" -W ignore benches/gpu/torch_gpu.py --device "${device%%:*}" $small | tee -a "$log" >>"$figures"
+"$python" benches/gpu/table.py <"$figures" | tee -a "$log"

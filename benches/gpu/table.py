@@ -6,7 +6,7 @@ import json
 import sys
 
 DENSE_TFLOPS = 790
-WIDTHS = (22, 10, 10, 10, 9, 13, 10, 12, 11, 12)
+WIDTHS = (22, 10, 10, 10, 9, 13, 10, 12, 11, 12, 9, 11)
 
 
 def cells(ours, peers):
@@ -20,7 +20,8 @@ def cells(ours, peers):
     for is_compiled in (False, True):
         peer = next((p for p in peers if (p["peer"] == "compiled") == is_compiled), None)
         of_peers += [f"{peer['ms']:.1f}", f"{peer['ms'] / ours['ms']:.2f}x"] if peer else ["-", "-"]
-    return [ours["bench"], *ms, rate, floor, over, *of_peers, f"{ours['mib'] or '-'}"]
+    mib = [f"{figures['mib'] or '-'}" for figures in (ours, *peers[:1])]
+    return [ours["bench"], *ms, rate, floor, over, *of_peers, *mib]
 
 
 def show(row):
@@ -29,7 +30,7 @@ def show(row):
 
 def main():
     lines = [json.loads(line) for line in sys.stdin if line.startswith("{")]
-    show(["workload", "ours ms", "worst", "TFLOP/s", "floor", "ours / floor", "PyTorch", "PyT. / ours", "compiled", "c. / ours"])
+    show(["workload", "ours ms", "worst", "TFLOP/s", "floor", "ours / floor", "PyTorch", "PyT. / ours", "compiled", "c. / ours", "MiB", "PyT. MiB"])
     for ours in (line for line in lines if line["peer"] == "ours"):
         peers = [line for line in lines if line["bench"] == ours["bench"] and line["peer"] != "ours"]
         show(cells(ours, peers))

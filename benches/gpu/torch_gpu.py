@@ -4,7 +4,7 @@
     python torch_gpu.py [--device cuda] [--small] [workload ...]
 
 The same sizes and random weights; of the transformer once as it is written, and once with each layer compiled.
-Prints a JSON line for each: median and slowest of the runs in ms, the GFLOP of one run, what the process holds.
+Prints a JSON line for each: median and slowest of the runs in ms, the GFLOP of one run, what was held at most.
 """
 
 import argparse
@@ -106,6 +106,7 @@ class Dit:
     def __init__(self, place, sizes, past, is_compiled):
         self.layers = [Layer(sizes, past).to(**place) for _ in range(sizes.layers)]
         if is_compiled:
+            torch._dynamo.reset()  # or what was compiled for other sizes becomes one for any
             self.layers = [torch.compile(layer) for layer in self.layers]
         self.x = torch.randn(BLOCK * sizes.frame, sizes.dim).to(**place)
         self.e0 = torch.randn(1, 6, sizes.dim).to(**place)
@@ -235,8 +236,7 @@ class Umt5:
         sizes = {"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 256384}
         if is_small:
             sizes = {"d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 3, "num_heads": 4, "vocab_size": 4096}
-        with torch.device(place["device"]):
-            model = UMT5EncoderModel(UMT5Config(**sizes, feed_forward_proj="gated-gelu"))
+        model = UMT5EncoderModel(UMT5Config(**sizes, feed_forward_proj="gated-gelu"))
         self.model = model.to(**place).eval()
         self.ids = torch.arange(PROMPT, device=place["device"])[None]
         self.gflop = counted(self.run)
@@ -249,6 +249,9 @@ def workloads(place, is_small):
     """Name, who makes it, and how it is made."""
     small, large = (TOY, TOY) if is_small else (WAN_1_3B, WAN_14B)
     latent = SMALL if is_small else WHOLE
+    yield "vae", "PyTorch", lambda: Vae(place, latent, *([8] if is_small else []))
+    yield "taehv", "PyTorch", lambda: Taehv(place, latent)
+    yield "umt5_77", "transformers", lambda: Umt5(place, is_small)
     for name, sizes, past in (
         ("dit_1_3b_kv6", small, 6),
         ("dit_1_3b_kv12", small, 12),
@@ -257,9 +260,6 @@ def workloads(place, is_small):
     ):
         for peer, is_compiled in (("PyTorch", False), ("compiled", True)):
             yield name, peer, lambda sizes=sizes, past=past, c=is_compiled: Dit(place, sizes, past, c)
-    yield "vae", "PyTorch", lambda: Vae(place, latent, *([8] if is_small else []))
-    yield "taehv", "PyTorch", lambda: Taehv(place, latent)
-    yield "umt5_77", "transformers", lambda: Umt5(place, is_small)
 
 
 def measure(run, synchronize):
@@ -288,12 +288,15 @@ def main():
         if args.names and name not in args.names:
             continue
         try:
-            work = make()
+            if is_gpu:
+                torch.cuda.reset_peak_memory_stats()
+            with torch.device(args.device):  # of billions of random numbers
+                work = make()
             figures = measure(work.run, torch.cuda.synchronize if is_gpu else lambda: None)
         except Exception as error:  # of one peer: the others are still measured
             print(f"{name}, {peer}: {error}", file=sys.stderr)
             continue
-        used = torch.cuda.memory_reserved() >> 20 if is_gpu else None
+        used = torch.cuda.max_memory_allocated() >> 20 if is_gpu else None
         print(json.dumps({"bench": name, "peer": peer, **figures, "gflop": work.gflop, "mib": used}), flush=True)
         del work
         if is_gpu:

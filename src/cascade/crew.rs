@@ -1,8 +1,9 @@
 //! All workers of a cascade, and the threads that they compute on.
 
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
-use std::thread::{self, Result as Joined, available_parallelism};
+use std::thread::{self, Builder, Result as Joined, ScopedJoinHandle, available_parallelism};
 
 use candle_core::{Device, Error, Result, Tensor};
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -126,10 +127,22 @@ fn together(workers: &mut [(Worker, Option<ThreadPool>)], tick: &Tick<'_>) -> Ve
         let mut threads = Vec::new();
         for (index, (worker, pool)) in busy.enumerate() {
             let forward = || within(pool.as_ref(), || worker.forward(tick));
-            threads.push(scope.spawn(move || guarded(index, tick, forward)));
+            let thread = Builder::new().name("blockcascade-worker".into());
+            let thread = thread.spawn_scoped(scope, move || guarded(index, tick, forward));
+            if thread.is_err() {
+                tick.link.fail(index);
+            }
+            threads.push(thread);
         }
-        threads.into_iter().map(|thread| thread.join().and_then(|share| share)).collect()
+        threads.into_iter().map(joined).collect()
     })
+}
+
+fn joined(thread: io::Result<ScopedJoinHandle<'_, Joined<Share>>>) -> Joined<Share> {
+    match thread {
+        Ok(thread) => thread.join().and_then(|share| share),
+        Err(error) => Ok(Err(Error::wrap(error).context("starting a thread"))),
+    }
 }
 
 /// Computes the share of a number, and wakes who waits for it if it fails.

@@ -112,7 +112,7 @@ pub struct Cascade {
     timetable: Timetable,
     text: Arc<TextContexts>,
     blocks: VecDeque<Block>,
-    /// The clean blocks that history holds, as far as it may compute them anew.
+    /// The clean blocks that history holds, as far as it may compute them anew, under the text of now.
     past: VecDeque<Block>,
     /// Whether it has to.
     is_stale: bool,
@@ -171,6 +171,7 @@ impl Cascade {
             PromptPolicy::Recache | PromptPolicy::Cut => true,
         };
         self.blocks.iter_mut().filter(touched).for_each(|block| block.text = text.clone());
+        self.past.iter_mut().for_each(|block| block.text = text.clone());
         self.text = text;
         match policy {
             PromptPolicy::InFlight | PromptPolicy::NextBlock => {}
@@ -236,7 +237,6 @@ impl Cascade {
     /// Brings history to the text of now, if it was asked to.
     fn recache(&mut self, interrupt: &Interrupt) -> Result<()> {
         if std::mem::take(&mut self.is_stale) && !self.past.is_empty() {
-            self.past.iter_mut().for_each(|block| block.text = self.text.clone());
             let timesteps = vec![self.config.context_timestep; self.config.frames_per_block];
             let past = self.past.make_contiguous();
             let done = self.crew.recompute(past, &timesteps, interrupt);
@@ -276,7 +276,7 @@ impl Cascade {
             flying: stages.iter().copied().zip(&self.blocks).collect(),
             timesteps: stages.iter().map(timesteps).collect(),
             policy: self.config.history.policy,
-            stagger: self.timetable.stagger(),
+            timetable: self.timetable,
             attention: self.config.attention,
             interrupt,
             workers: self.crew.len(),
@@ -315,7 +315,8 @@ impl Cascade {
     fn retire(&mut self, stages: &[Stage]) {
         let oldest = stages.first().map(|stage| stage.pass.index(self.schedule.steps()));
         if oldest.is_some_and(|pass| pass + 1 == self.timetable.passes()) {
-            self.past.extend(self.blocks.pop_front());
+            let retired = self.blocks.pop_front();
+            self.past.extend(retired.map(|block| Block { text: self.text.clone(), ..block }));
         }
         while self.past.len() > self.crew.recomputed() {
             self.past.pop_front();

@@ -78,6 +78,12 @@ impl Timetable {
         self.passes.div_ceil(self.stagger)
     }
 
+    /// The worker, of so many, that makes a step of every block where steps stay and blocks move: those of
+    /// one tick are a stagger apart, and each is another worker's.
+    pub fn worker_of(&self, step: usize, workers: usize) -> usize {
+        step / self.stagger % workers.max(1)
+    }
+
     /// The stages of a tick, oldest block first.
     pub fn at(&self, tick: u64) -> impl Iterator<Item = Stage> {
         let (stagger, last_pass, steps) = (self.stagger as u64, self.passes as u64 - 1, self.steps);

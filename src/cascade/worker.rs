@@ -9,7 +9,7 @@ use super::block::Block;
 use super::history::{History, HistoryPolicy};
 use super::link::{self, Link};
 use super::peers::{Again, Peers, Trails};
-use super::timetable::{Pass, Stage};
+use super::timetable::{Pass, Stage, Timetable};
 use crate::model::{DenoiseInput, Interrupt, Kv, VideoModel};
 
 /// A model on its device, and what is known there of the past.
@@ -31,8 +31,7 @@ pub(super) struct Tick<'a> {
     /// By place, the timestep of each frame.
     pub(super) timesteps: Vec<Vec<f64>>,
     pub(super) policy: HistoryPolicy,
-    /// Ticks between two blocks' starts.
-    pub(super) stagger: usize,
+    pub(super) timetable: Timetable,
     pub(super) attention: AttentionMode,
     pub(super) interrupt: &'a Interrupt,
     pub(super) link: Link,
@@ -45,8 +44,7 @@ impl Tick<'_> {
     fn owner(&self, place: usize) -> usize {
         match self.policy {
             HistoryPolicy::Clean => (self.flying[place].0.block % self.workers as u64) as usize,
-            // Passes of one tick are a stagger apart: each is another worker's.
-            HistoryPolicy::StageMatched => self.step(place) / self.stagger % self.workers,
+            HistoryPolicy::StageMatched => self.timetable.worker_of(self.step(place), self.workers),
         }
     }
 

@@ -52,6 +52,14 @@ pub enum Error {
         /// One line for each tensor or pair at fault.
         problems: Vec<String>,
     },
+    /// No manifest that is part of the crate has the name.
+    #[error("{name}: no such model; there are {known}")]
+    UnknownModel {
+        /// As it was asked for.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
     /// A manifest that is not understood.
     #[error("{}: {reason}", path.display())]
     Manifest {

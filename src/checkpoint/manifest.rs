@@ -1,7 +1,7 @@
 //! What a model is for us: its files, its licence and the settings it was made for.
 //!
-//! Manifests are TOML (`models/*.toml`). They are strict: an unknown field, a size of zero or a
-//! file outside its repository is an error that names the line.
+//! Manifests are TOML (`models/*.toml`). They are strict: an unknown field is an error that names the
+//! line, a size of zero or a file outside its repository one that names the field and what it holds.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -127,6 +127,45 @@ pub enum Role {
     LightVae,
 }
 
+impl Role {
+    /// All there are.
+    pub const ALL: [Self; 8] = [
+        Self::Dit,
+        Self::Lora,
+        Self::Vae,
+        Self::TextEncoder,
+        Self::Tokenizer,
+        Self::Taehv,
+        Self::LightTaehv,
+        Self::LightVae,
+    ];
+
+    /// As manifests and users call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dit => "dit",
+            Self::Lora => "lora",
+            Self::Vae => "vae",
+            Self::TextEncoder => "text-encoder",
+            Self::Tokenizer => "tokenizer",
+            Self::Taehv => "taehv",
+            Self::LightTaehv => "light-taehv",
+            Self::LightVae => "light-vae",
+        }
+    }
+
+    /// Whether a model runs only with the file; the others stand in for its decoder.
+    pub fn is_needed(self) -> bool {
+        !matches!(self, Self::Taehv | Self::LightTaehv | Self::LightVae)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// One file of a model: where it is published, or that it is embedded in the crate.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -176,9 +215,8 @@ impl Manifest {
         match EMBEDDED.iter().find(|(embedded, _)| *embedded == name) {
             Some((_, text)) => Self::parse(Path::new(name), text),
             None => {
-                let names: Vec<_> = Self::names().collect();
-                let reason = format!("no such model; there are {}", names.join(", "));
-                Err(Error::Manifest { path: name.into(), reason })
+                let known = Self::names().collect::<Vec<_>>().join(", ");
+                Err(Error::UnknownModel { name: name.into(), known })
             }
         }
     }
@@ -216,12 +254,15 @@ impl Manifest {
         for (i, file) in self.files.iter().enumerate() {
             file.validate().map_err(|e| format!("files[{i}].{e}"))?;
             if self.files[..i].iter().any(|other| other.role == file.role) {
-                return Err(format!("files[{i}].role: there is a {:?} already", file.role));
+                return Err(format!(
+                    "files[{i}].role: got {0}, of which there is one already",
+                    file.role
+                ));
             }
         }
         for role in [Role::Dit, Role::Vae, Role::TextEncoder, Role::Tokenizer] {
             if self.file(role).is_none() {
-                return Err(format!("files: expected one of role {role:?}, got none"));
+                return Err(format!("files: expected one of role {role}, got none"));
             }
         }
         Ok(())
@@ -234,24 +275,46 @@ impl Preset {
         let in_range = steps.iter().all(|step| *step <= 1000);
         let sides = 16..=MAX_SIDE;
         let side = |side: u32| sides.contains(&side) && side.is_multiple_of(16);
+        let size = "a multiple of 16, up to 8192";
         let fields = [
             (
                 !steps.is_empty() && in_range && steps.is_sorted_by(|a, b| a > b),
-                "denoising-steps",
+                ("denoising-steps", format!("{steps:?}")),
                 "falling whole numbers from 1000 to 0",
             ),
-            (TIMESTEP_SHIFTS.contains(&self.timestep_shift), "timestep-shift", "1 to 100"),
-            ((1..=64).contains(&self.frames_per_block), "frames-per-block", "1 to 64"),
-            ((1..=1024).contains(&self.window), "window", "1 to 1024 blocks"),
-            (self.sink <= 1024, "sink", "0 to 1024 blocks"),
-            (side(self.width), "width", "a multiple of 16, up to 8192"),
-            (side(self.height), "height", "a multiple of 16, up to 8192"),
-            ((1..=240).contains(&self.fps), "fps", "1 to 240"),
+            (
+                TIMESTEP_SHIFTS.contains(&self.timestep_shift),
+                ("timestep-shift", self.timestep_shift.to_string()),
+                "1 to 100",
+            ),
+            (
+                (1..=64).contains(&self.frames_per_block),
+                ("frames-per-block", self.frames_per_block.to_string()),
+                "1 to 64",
+            ),
+            (
+                (1..=1024).contains(&self.window),
+                ("window", self.window.to_string()),
+                "1 to 1024 blocks",
+            ),
+            (self.sink <= 1024, ("sink", self.sink.to_string()), "0 to 1024 blocks"),
+            (side(self.width), ("width", self.width.to_string()), size),
+            (side(self.height), ("height", self.height.to_string()), size),
+            ((1..=240).contains(&self.fps), ("fps", self.fps.to_string()), "1 to 240"),
         ];
-        match fields.iter().find(|(good, ..)| !good) {
-            Some((_, field, accepted)) => Err(format!("preset.{field}: expected {accepted}")),
-            None => Ok(()),
+        first_wrong(&fields).map_err(|wrong| format!("preset.{wrong}"))
+    }
+}
+
+/// Fields, whether they are right, what they hold and what is accepted.
+type Fields<'a> = [(bool, (&'a str, String), &'a str)];
+
+fn first_wrong(fields: &Fields<'_>) -> std::result::Result<(), String> {
+    match fields.iter().find(|(good, ..)| !good) {
+        Some((_, (field, got), accepted)) => {
+            Err(format!("{field}: got {got}, expected {accepted}"))
         }
+        None => Ok(()),
     }
 }
 
@@ -297,17 +360,37 @@ impl ModelFile {
         let commit = |text: &String| text.len() == 40 && is_hex(text);
         let digest = |text: &String| SHA256.contains(&text.len()) && is_hex(text);
         let named = Path::new(&self.path).file_name() == Some(OsStr::new(self.name()));
-        let fields = [
-            (repo, "repo", "owner/name, unless the path is that of an embedded file"),
-            (self.revision.as_ref().is_none_or(commit), "revision", "40 hexadecimal digits"),
-            (plain(&self.path) && named, "path", "a file inside the repository"),
-            (self.size.is_none_or(|n| (1..=MAX_SIZE).contains(&n)), "size", "1 byte to 1 TiB"),
-            (self.sha256.as_ref().is_none_or(digest), "sha256", "8 to 64 hexadecimal digits"),
-        ];
-        match fields.iter().find(|(good, ..)| !good) {
-            Some((_, field, accepted)) => Err(format!("{field}: expected {accepted}")),
-            None => Ok(()),
-        }
+        let shown = |text: &Option<String>| {
+            text.as_ref().map_or_else(|| "none".to_owned(), |text| format!("{text:?}"))
+        };
+        let size = self.size.map_or_else(|| "none".to_owned(), |size| size.to_string());
+        first_wrong(&[
+            (
+                repo,
+                ("repo", shown(&self.repo)),
+                "owner/name, unless the path is that of an embedded file",
+            ),
+            (
+                self.revision.as_ref().is_none_or(commit),
+                ("revision", shown(&self.revision)),
+                "40 hexadecimal digits",
+            ),
+            (
+                plain(&self.path) && named,
+                ("path", format!("{:?}", self.path)),
+                "a file inside the repository",
+            ),
+            (
+                self.size.is_none_or(|size| (1..=MAX_SIZE).contains(&size)),
+                ("size", size),
+                "1 byte to 1 TiB",
+            ),
+            (
+                self.sha256.as_ref().is_none_or(digest),
+                ("sha256", shown(&self.sha256)),
+                "8 to 64 hexadecimal digits, in lower case",
+            ),
+        ])
     }
 }
 

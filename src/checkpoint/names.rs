@@ -118,10 +118,11 @@ fn bare(name: &str) -> String {
     for wrapper in WRAPPERS {
         name = name.replace(wrapper, "");
     }
-    while let Some(rest) = PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)) {
-        name = rest.to_owned();
+    let mut bare = name.as_str();
+    while let Some(rest) = PREFIXES.iter().find_map(|prefix| bare.strip_prefix(prefix)) {
+        bare = rest;
     }
-    name
+    bare.to_owned()
 }
 
 impl Layout {

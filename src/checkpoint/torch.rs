@@ -11,8 +11,9 @@ use super::stored::Stored;
 
 /// Where a zip archive starts.
 pub(super) const MAGIC: &[u8] = b"PK\x03\x04";
-/// Where a pickle of protocol 2 starts: what `torch.save` wrote before it wrote archives.
-pub(super) const OLD_MAGIC: &[u8] = b"\x80\x02";
+/// Where a pickle of protocol 2 starts whose first object is a long of ten bytes: what `torch.save` wrote
+/// before it wrote archives. Two bytes would be the length of some safetensors headers, too.
+pub(super) const OLD_MAGIC: &[u8] = b"\x80\x02\x8a\x0a";
 
 const PICKLE: &str = "data.pkl";
 

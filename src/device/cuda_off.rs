@@ -17,6 +17,11 @@ pub fn memory(_: &Device) -> Result<Option<(u64, u64)>> {
     Ok(None)
 }
 
+/// Most bytes in use at once since this was last asked for; nothing where nobody counts them.
+pub fn peak_memory(_: &Device) -> Result<Option<u64>> {
+    Ok(None)
+}
+
 /// Why the device cannot compute in bf16, if it cannot.
 pub fn lacks_bf16(_: &Device) -> Result<Option<String>> {
     Ok(None)

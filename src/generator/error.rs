@@ -17,12 +17,16 @@ pub enum Error {
         reason: String,
     },
     /// Files that a model needs are neither in the given folder nor in the Hugging Face cache.
-    #[error("{model}: not on disk: {missing}; `blockcascade fetch {model}` gets what is missing")]
+    #[error(
+        "{model}: not on disk: {missing}; `blockcascade fetch {model}{roles}` gets what is missing"
+    )]
     MissingWeights {
         /// The model's name.
         model: String,
         /// Which files.
         missing: String,
+        /// What `blockcascade fetch` has to be told behind the model's name; nothing, as a rule.
+        roles: String,
     },
     /// A checkpoint, LoRA, tokenizer or manifest is not there or cannot be used.
     #[error(transparent)]

@@ -48,10 +48,13 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    /// Open and not closed, for another stream.
+    /// Not closed, for another stream; as shut as it was.
     pub(super) fn reset(&self) {
-        *self.lock() = State::default();
-        self.interrupt.clear();
+        let mut state = self.lock();
+        *state = State { shut: state.shut, ..State::default() };
+        if !state.shut {
+            self.interrupt.clear();
+        }
     }
 
     /// The flag that long computations look at.

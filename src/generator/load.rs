@@ -11,6 +11,7 @@ use super::error::{Error, Result};
 use super::progress::Progress;
 use super::room::{self, Share};
 use super::weights::{Places, WeightsSource};
+use crate::cascade::{HistoryPolicy, Timetable};
 use crate::checkpoint::{self, Checkpoint, Place, Preset, TensorShape, requested};
 use crate::device::{self, DeviceSpec};
 use crate::model::{FrameDecoder, Interrupt, TextEncoder, VideoModel};
@@ -38,8 +39,8 @@ pub(super) fn parts(
     };
     let device = opened[0].clone();
     let load = Load { config, weights: &weights, interrupt, progress, device };
-    load.check_dtype(&opened)?;
     let networks = load.networks(&opened, &decoder_device)?;
+    load.check_dtypes(&networks)?;
     progress.add_total(networks.iter().map(|network| network.numbers).sum());
     room::check(&[networks, load.histories(&opened)?].concat())?;
     let text = load.text()?.into();
@@ -92,9 +93,8 @@ impl Load<'_> {
     }
 
     /// Devices have to know the numbers that they are to compute with.
-    fn check_dtype(&self, devices: &[Device]) -> Result<()> {
-        let dtypes = |device: &Device| [self.text_dtype(), self.on(device.clone()).dtype()];
-        for device in devices.iter().filter(|device| dtypes(device).contains(&DType::BF16)) {
+    fn check_dtypes(&self, networks: &[Share]) -> Result<()> {
+        for Share { device, .. } in networks.iter().filter(|share| share.dtype == DType::BF16) {
             let name = DeviceSpec::from(device).to_string();
             let lack = device::lacks_bf16(device);
             if let Some(lack) = lack.map_err(|source| Error::Device { device: name, source })? {
@@ -135,13 +135,28 @@ impl Load<'_> {
         let Preset { window, sink, frames_per_block, .. } = self.config.model.preset;
         let size = self.config.frame_size();
         let tokens = |side: u32| side as usize / spec.size_multiple();
-        let frames = (sink + window + self.config.cascade_width) * frames_per_block;
-        let width = 2 * spec.layers * spec.heads * spec.head_dim;
-        let numbers = frames * tokens(size.width) * tokens(size.height) * width;
-        let dtype = |device: &Device| self.on(device.clone()).dtype();
-        let share =
-            |device: &Device| Share { device: device.clone(), numbers, dtype: dtype(device) };
-        Ok(devices.iter().map(share).collect())
+        let of_frame =
+            2 * spec.layers * spec.heads * spec.head_dim * tokens(size.width) * tokens(size.height);
+        let share = |(device, name): (&Device, DeviceSpec)| {
+            let blocks = (sink + window) * self.histories_of(name) + self.config.cascade_width;
+            let numbers = blocks * frames_per_block * of_frame;
+            Share { device: device.clone(), numbers, dtype: self.on(device.clone()).dtype() }
+        };
+        Ok(devices.iter().zip(self.config.devices.distinct()).map(share).collect())
+    }
+
+    /// Histories that the workers of a device keep.
+    fn histories_of(&self, device: DeviceSpec) -> usize {
+        let GeneratorConfig { model, history_policy, devices, cascade_width, .. } = self.config;
+        let steps = model.preset.denoising_steps.len();
+        let timetable = Timetable::with_width(*history_policy, steps, *cascade_width);
+        match history_policy {
+            HistoryPolicy::Clean => 1, // several workers share keys and values
+            HistoryPolicy::StageMatched => {
+                let worker = |&step: &usize| timetable.worker_of(step, devices.len());
+                (0..steps).filter(|step| devices.get(worker(step)) == Some(&device)).count()
+            }
+        }
     }
 
     fn decoder_shapes(&self) -> Result<Vec<TensorShape>> {
@@ -285,4 +300,40 @@ const LORA_STRENGTH: f64 = 1.0;
 fn unusable(place: &Place, cause: &candle_core::Error) -> Error {
     let (path, reason) = (place.to_string().into(), cause.to_string());
     Error::Weights(checkpoint::Error::Format { path, reason })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Manifest;
+
+    /// Blocks of keys and values on each device.
+    fn blocks(policy: HistoryPolicy, cascade_width: usize, devices: &str) -> Vec<usize> {
+        let mut config = GeneratorConfig::new(Manifest::named("pocket").unwrap());
+        config.history_policy = policy;
+        config.cascade_width = cascade_width;
+        config.devices = devices.parse().unwrap();
+        let (interrupt, progress) = (Interrupt::default(), Progress::new(|_| {}));
+        let load = Load {
+            config: &config,
+            weights: &Weights::Random(0),
+            interrupt: &interrupt,
+            progress: &progress,
+            device: Device::Cpu,
+        };
+        let devices = vec![Device::Cpu; config.devices.distinct().len()];
+        let of_block = 2 * 6 * 128 * 3 * 84; // keys and values, layers, width, frames, tokens
+        let shares = load.histories(&devices).unwrap();
+        shares.iter().map(|share| share.numbers / of_block).collect()
+    }
+
+    #[test]
+    fn histories_by_step_are_all_counted() {
+        use HistoryPolicy::{Clean, StageMatched};
+        assert_eq!(blocks(Clean, 1, "cpu"), [3]);
+        assert_eq!(blocks(Clean, 5, "cpu,cuda:0,cuda:0"), [7, 7]);
+        assert_eq!(blocks(StageMatched, 4, "cpu"), [4 * 2 + 4]);
+        assert_eq!(blocks(StageMatched, 4, "cpu,cuda:0"), [2 * 2 + 4; 2]);
+        assert_eq!(blocks(StageMatched, 4, "cpu,cuda:0,cuda:0,cuda:0"), [2 + 4, 3 * 2 + 4]);
+    }
 }

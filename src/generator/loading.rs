@@ -207,7 +207,12 @@ impl Networks {
             state.result = Some(result.clone());
             std::mem::take(&mut state.watchers)
         };
-        watchers.into_iter().for_each(|mut watcher| watcher(outcome(&result)));
+        for mut watcher in watchers {
+            let told = catch_unwind(AssertUnwindSafe(|| watcher(outcome(&result))));
+            if let Err(panic) = told {
+                log::error!("who was told how loading ended {}", panic_message(&*panic));
+            }
+        }
         self.lock().is_told = true;
         self.changed.notify_all();
     }
@@ -314,6 +319,17 @@ mod tests {
         assert_eq!(news.try_iter().collect::<Vec<_>>(), [true, true]);
         loading.watch(move |state| told.send(matches!(state, LoadingState::Ready)).unwrap());
         assert_eq!(news.iter().collect::<Vec<_>>(), [true]);
+    }
+
+    #[test]
+    fn who_panics_when_told_keeps_nobody_waiting() {
+        let loading = Loading::start(&config(9)).unwrap();
+        let (told, news) = mpsc::channel();
+        loading.watch(|state| assert!(matches!(state, LoadingState::Percent(_)), "a test's panic"));
+        loading.watch(move |_| told.send(()).unwrap());
+        eventually(|| loading.networks.lock().is_told);
+        assert!(loading.wait().is_ok());
+        assert!(news.iter().count() >= 1);
     }
 
     #[test]

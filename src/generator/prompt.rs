@@ -119,10 +119,9 @@ impl Desk {
     /// came just before, or that of a stream before this one.
     pub(super) fn start(&self) {
         let mut state = self.lock();
-        let soon = state.soon.take();
         if !state.scheduled.contains_key(&0) {
             let text = state.current.clone();
-            let slot = soon.unwrap_or_else(|| state.slot(text, None));
+            let slot = state.soon.take().unwrap_or_else(|| state.slot(text, None));
             state.scheduled.insert(0, slot);
         }
         self.changed.notify_all();
@@ -273,6 +272,17 @@ mod tests {
         encode(&desk);
         let first = desk.due(Some(0)).unwrap().unwrap();
         assert_eq!((first.prompt.id, first.prompt.text.as_str()), (id, "three"));
+    }
+
+    #[test]
+    fn a_prompt_that_came_after_that_of_the_first_block_is_not_lost() {
+        let desk = Desk::default();
+        desk.submit(at(0, "x"));
+        desk.submit("three".into());
+        desk.start();
+        assert_eq!(desk.lock().jobs().count(), 2);
+        (0..2).for_each(|_| encode(&desk));
+        assert_eq!(due(&desk, 0), Some(5.0));
     }
 
     #[test]

@@ -96,9 +96,9 @@ impl<T> Queue<T> {
         });
     }
 
-    /// Empty and open, for another stream.
+    /// Empty and open, for another stream; its reader is as cancelled as it was.
     pub(super) fn reset(&self) {
-        self.change(|state| *state = State::default());
+        self.change(|state| *state = State { cancelled: state.cancelled, ..State::default() });
     }
 
     /// Turns the reader away, or lets it in again.

@@ -196,13 +196,7 @@ fn denoise(workers: Workers, plan: &Plan, line: &Line) -> Result<(), Stop> {
     while !cascade.is_finished() {
         // What nobody takes yet is not denoised yet: a new prompt can still touch it.
         line.latents.wait_for_room()?;
-        let starts = cascade.admits();
-        if let Some(due) = line.desk.due(starts)? {
-            conditioning.turn(due).map_err(unheard)?;
-        }
-        if let Some((text, policy)) = conditioning.advance(starts.is_some()).map_err(unheard)? {
-            cascade.set_text(text, policy);
-        }
+        hear(line, &mut conditioning, &mut cascade)?;
         let tick = |interrupt: &_| line.denoising.time(|| cascade.tick(interrupt));
         let clean = line.gate.persist(tick)?.map_err(failed)?;
         if let Some(CleanBlock { index, latent, text, cost }) = clean {
@@ -210,6 +204,31 @@ fn denoise(workers: Workers, plan: &Plan, line: &Line) -> Result<(), Stop> {
             line.spent(cost);
             line.denoising.block();
             line.latents.push(Ok(Clean { latent, index, prompt: conditioning.prompt(&text) }))?;
+        }
+    }
+    Ok(())
+}
+
+/// Conditions the coming tick on what is due. After a cut it may start a block that it would not have
+/// started: that one is asked for, too, and hears nothing older than the cut.
+fn hear(line: &Line, conditioning: &mut Conditioning, cascade: &mut Cascade) -> Result<(), Stop> {
+    let starts = cascade.admits();
+    let due = line.desk.due(starts)?;
+    let newest = due.as_ref().map(|due| due.prompt.id);
+    if let Some(due) = due {
+        conditioning.turn(due).map_err(unheard)?;
+    }
+    if let Some((text, policy)) = conditioning.advance(starts.is_some()).map_err(unheard)? {
+        cascade.set_text(text, policy);
+    }
+    let now_starts = cascade.admits();
+    if now_starts == starts {
+        return Ok(());
+    }
+    if let Some(due) = line.desk.due(now_starts)?.filter(|due| Some(due.prompt.id) > newest) {
+        conditioning.turn(due).map_err(unheard)?;
+        if let Some((text, policy)) = conditioning.advance(true).map_err(unheard)? {
+            cascade.set_text(text, policy);
         }
     }
     Ok(())

@@ -57,7 +57,7 @@ impl WeightPaths {
     /// Looks for the model's own files where none is named; an error lists all that are missing.
     pub(super) fn find(&self, model: &Manifest, decoder: Decoder) -> Result<Places> {
         let located = model.locate(self.folder.as_deref());
-        let mut search = Search { located, missing: Vec::new() };
+        let mut search = Search { located, missing: Vec::new(), to_fetch: Vec::new() };
         let dit = search.place(self.dit.as_deref(), Role::Dit);
         let own_lora = model.file(Role::Lora).map(|_| search.place(None, Role::Lora));
         let loras = own_lora.into_iter().chain(self.loras.iter().map(|path| Some(path.into())));
@@ -72,6 +72,7 @@ impl WeightPaths {
             _ => Err(Error::MissingWeights {
                 model: model.name.clone(),
                 missing: search.missing.join(", "),
+                roles: search.roles(),
             }),
         }
     }
@@ -81,6 +82,7 @@ impl WeightPaths {
 struct Search<'a> {
     located: Vec<Located<'a>>,
     missing: Vec<String>,
+    to_fetch: Vec<Role>,
 }
 
 impl Search<'_> {
@@ -91,16 +93,26 @@ impl Search<'_> {
         }
         let missing = match self.located.iter().find(|located| located.file.role == role) {
             Some(Located { found: Some(place), .. }) => return Some(place.clone()),
-            Some(Located { file, wrong_size, .. }) => match wrong_size.first() {
-                Some((path, got)) => {
-                    format!("{} ({} has {got} bytes)", file.name(), path.display())
+            Some(Located { file, wrong_size, .. }) => {
+                self.to_fetch.push(role);
+                match wrong_size.first() {
+                    Some((path, got)) => {
+                        format!("{} ({} has {got} bytes)", file.name(), path.display())
+                    }
+                    None => file.name().to_owned(),
                 }
-                None => file.name().to_owned(),
-            },
-            None => format!("a file of role {role:?}, of which the model names none"),
+            }
+            None => format!("a file of role {role}, of which the model names none"),
         };
         self.missing.push(missing);
         None
+    }
+
+    /// All that is to be fetched, by role, if some of it is fetched only when asked for.
+    fn roles(&self) -> String {
+        let is_plain = self.to_fetch.iter().all(|role| role.is_needed());
+        let named = self.to_fetch.iter().filter(|_| !is_plain);
+        named.map(|role| format!(" --role {role}")).collect()
     }
 }
 

@@ -58,17 +58,8 @@ impl Rope {
         grid: Grid,
         device: &Device,
     ) -> Result<Rotation> {
-        let mut angles = Vec::new();
-        for frame in (0..frames).map(|frame| first_frame.saturating_add(frame)) {
-            for row in 0..grid.rows {
-                for col in 0..grid.cols {
-                    turn(&mut angles, &self.frame, frame as f64);
-                    turn(&mut angles, &self.row, row as f64);
-                    turn(&mut angles, &self.col, col as f64);
-                }
-            }
-        }
-        Rotation::new(&angles, frames * grid.tokens(), device)
+        let positions = (0..frames).map(|frame| first_frame.saturating_add(frame) as f64);
+        self.at(&positions.collect::<Vec<_>>(), grid, device)
     }
 
     /// Moves keys that are already rotated by `frames` along the frame axis.
@@ -76,23 +67,34 @@ impl Rope {
         if frames == 0 {
             return Ok(keys.clone());
         }
-        let mut angles = Vec::new();
-        turn(&mut angles, &self.frame, frames as f64);
-        turn(&mut angles, &self.row, 0.0);
-        turn(&mut angles, &self.col, 0.0);
-        Rotation::new(&angles, 1, keys.device())?.repeated(keys.dim(1)?)?.apply(keys)
+        let grid = Grid { rows: 1, cols: 1 };
+        self.at(&[frames as f64], grid, keys.device())?.repeated(keys.dim(1)?)?.apply(keys)
+    }
+
+    /// The rotation of latent frames at any positions.
+    fn at(&self, frames: &[f64], grid: Grid, device: &Device) -> Result<Rotation> {
+        let width = self.frame.len() + self.row.len() + self.col.len();
+        let count = |count: usize| (0..count).map(|position| position as f64).collect::<Vec<_>>();
+        let (rows, cols) = (count(grid.rows), count(grid.cols));
+        let table = |f: fn(f64) -> f64| {
+            // Each axis by itself: there are far fewer positions than tokens.
+            let (frames, rows) = (along(&self.frame, frames, f), along(&self.row, &rows, f));
+            let cols = along(&self.col, &cols, f);
+            let mut values = Vec::with_capacity(frames.len() * grid.tokens() * width);
+            for frame in &frames {
+                for row in &rows {
+                    for col in &cols {
+                        [frame, row, col].iter().for_each(|part| values.extend_from_slice(part));
+                    }
+                }
+            }
+            Tensor::from_vec(values, (frames.len() * grid.tokens(), width), device)
+        };
+        Ok(Rotation { cos: table(f64::cos)?, sin: table(f64::sin)? })
     }
 }
 
 impl Rotation {
-    fn new(angles: &[f64], tokens: usize, device: &Device) -> Result<Self> {
-        let table = |f: fn(f64) -> f64| -> Result<Tensor> {
-            let values: Vec<f32> = angles.iter().map(|&angle| f(angle) as f32).collect();
-            Tensor::from_vec(values, (tokens, angles.len() / tokens.max(1)), device)
-        };
-        Ok(Self { cos: table(f64::cos)?, sin: table(f64::sin)? })
-    }
-
     /// The rotation of a single token, for as many as there are.
     fn repeated(&self, tokens: usize) -> Result<Self> {
         let repeat = |table: &Tensor| table.broadcast_as((tokens, table.dim(1)?))?.contiguous();
@@ -126,8 +128,10 @@ fn frequencies(width: usize) -> Vec<f64> {
     (0..width / 2).map(|j| BASE.powf(-2.0 * j as f64 / width as f64)).collect()
 }
 
-fn turn(angles: &mut Vec<f64>, frequencies: &[f64], position: f64) {
-    angles.extend(frequencies.iter().map(|frequency| position * frequency));
+/// A function of the angles at each position of an axis.
+fn along(frequencies: &[f64], positions: &[f64], f: fn(f64) -> f64) -> Vec<Vec<f32>> {
+    let values = |position: &f64| frequencies.iter().map(|w| f(position * w) as f32).collect();
+    positions.iter().map(values).collect()
 }
 
 #[cfg(test)]

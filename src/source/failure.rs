@@ -15,6 +15,9 @@ pub fn message(error: &Error) -> Option<gst::ErrorMessage> {
         Error::Weights(cause) if is_missing(cause) => {
             gst::error_msg!(gst::ResourceError::NotFound, ("{text}"))
         }
+        Error::Weights(checkpoint::Error::Manifest { .. }) => {
+            gst::error_msg!(gst::ResourceError::Settings, ("{text}"))
+        }
         Error::Weights(_) => gst::error_msg!(gst::ResourceError::OpenRead, ("{text}")),
         // As a device says it, when it is loaded to and when it computes.
         Error::Device { .. } | Error::Worker { .. } if text.contains("out of memory") => {
@@ -34,7 +37,7 @@ pub fn message(error: &Error) -> Option<gst::ErrorMessage> {
 fn is_missing(error: &checkpoint::Error) -> bool {
     match error {
         checkpoint::Error::Open { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
-        checkpoint::Error::Manifest { .. } => true,
+        checkpoint::Error::UnknownModel { .. } => true,
         _ => false,
     }
 }
@@ -46,6 +49,7 @@ mod tests {
     use gst::prelude::*;
 
     use super::*;
+    use crate::checkpoint::Manifest;
 
     /// The error as an application gets it.
     fn told(error: &Error) -> gst::glib::Error {
@@ -55,6 +59,15 @@ mod tests {
         let told = element.bus().unwrap().pop_filtered(&[gst::MessageType::Error]).unwrap();
         let gst::MessageView::Error(told) = told.view() else { unreachable!() };
         told.error()
+    }
+
+    #[test]
+    fn a_model_that_is_not_there_is_no_manifest_that_is_wrong() {
+        let unknown = Manifest::named("none").unwrap_err();
+        let wrong = Manifest::parse("m.toml".as_ref(), "name = 7").unwrap_err();
+        let kind = |error: checkpoint::Error| told(&error.into()).kind::<gst::ResourceError>();
+        assert_eq!(kind(unknown), Some(gst::ResourceError::NotFound));
+        assert_eq!(kind(wrong), Some(gst::ResourceError::Settings));
     }
 
     #[test]

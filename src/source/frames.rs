@@ -24,6 +24,8 @@ pub struct Work {
     /// Number of the next buffer: the frame's, plus those of buffers that are no new frames.
     pub(super) number: u64,
     discont: bool,
+    /// No buffer left since a flush: downstream has no segment for a gap.
+    is_flushed: bool,
     /// A frame of the model's was shown.
     has_begun: bool,
     /// The last number was late already: one message tells of all in a row.
@@ -35,6 +37,7 @@ impl Work {
     fn sent(&mut self, frame: Frame) {
         self.last = Some(frame);
         self.number += 1;
+        self.is_flushed = false;
     }
 
     /// Does not wait for the layer that is being computed: whoever changes a state may not.
@@ -90,7 +93,7 @@ impl BlockCascadeSrc {
         let mut stream = lock(&self.stream);
         let Some(stream) = stream.as_mut() else { return };
         let Some(flush) = stream.flushed.take() else { return };
-        work.discont = true;
+        (work.discont, work.is_flushed) = (true, true);
         if flush == Flush::Reset {
             let start = if is_live { now } else { gst::ClockTime::ZERO };
             stream.pace.anchor(work.number, start);
@@ -187,20 +190,40 @@ impl BlockCascadeSrc {
         if startup == StartupPolicy::Slate && !work.has_begun && !self.can_begin(work)? {
             return self.slate(work).map(Picture::Other);
         }
-        while policy != UnderrunPolicy::Resync && work.number > 0 && !self.is_in_time(work)? {
+        while policy != UnderrunPolicy::Resync && work.number > 0 && self.is_late(work)? {
             self.tell_underrun(work, policy);
             match (policy, work.last.take()) {
                 (UnderrunPolicy::Repeat, Some(last)) => return self.again(work, last),
+                _ if work.is_flushed => break,
                 _ => self.push_gap(work),
             }
         }
         let frame = self.next_frame(work)?;
-        let due = self.due(work);
-        if let Err(flushing) = self.wait_until(due) {
-            work.pending = Some(frame);
-            return Err(flushing);
+        match self.wait_playing().and_then(|()| self.wait_until(self.due(work))) {
+            Ok(()) => Ok(Picture::New(frame)),
+            Err(flushing) => {
+                work.pending = Some(frame);
+                Err(flushing)
+            }
         }
-        Ok(Picture::New(frame))
+    }
+
+    /// In PAUSED times go on that will not have passed in PLAYING: nothing is due before.
+    fn wait_playing(&self) -> Result<(), gst::FlowError> {
+        self.obj().wait_playing().map(|_| ())
+    }
+
+    /// Whether the coming number is over without a frame, while it plays.
+    fn is_late(&self, work: &mut Work) -> Result<bool, gst::FlowError> {
+        loop {
+            self.wait_playing()?;
+            if self.is_in_time(work)? {
+                return Ok(false);
+            }
+            if self.obj().current_state() == gst::State::Playing {
+                return Ok(true);
+            }
+        }
     }
 
     /// Whether the first frame comes before its number is over.
@@ -210,11 +233,12 @@ impl BlockCascadeSrc {
             return Ok(false);
         }
         self.generator(work)?;
-        Ok(work.number > 0 && self.is_in_time(work)?)
+        Ok(work.number > 0 && !self.is_late(work)?)
     }
 
     /// What stands for frames that are still to come.
     fn slate(&self, work: &mut Work) -> Result<Frame, gst::FlowError> {
+        self.wait_playing()?;
         let due = self.due(work);
         self.wait_until(due)?;
         let (size, load_state) = {
@@ -281,12 +305,12 @@ impl BlockCascadeSrc {
         }
         let due = self.pace().time(work.number);
         let late = self.running_time().saturating_sub(due);
-        gst::info!(CAT, imp = self, "frame {} is {late} late", work.number);
+        gst::info!(CAT, imp = self, "buffer {} is {late} late", work.number);
         let policy = policy.to_value();
         let policy = glib::EnumValue::from_value(&policy).map(|(_, value)| value.nick().to_owned());
         self.post_element_message(
             gst::Structure::builder("blockcascade/underrun")
-                .field("frame", work.number)
+                .field("offset", work.number)
                 .field("pts", due)
                 .field("late", late)
                 .field_if_some("policy", policy)
@@ -334,7 +358,7 @@ impl BlockCascadeSrc {
         }
     }
 
-    fn running_time(&self) -> gst::ClockTime {
+    pub(super) fn running_time(&self) -> gst::ClockTime {
         self.obj().current_running_time().unwrap_or_default()
     }
 }

@@ -184,13 +184,15 @@ impl ElementImpl for BlockCascadeSrc {
 impl BaseSrcImpl for BlockCascadeSrc {
     fn start(&self) -> Result<(), gst::ErrorMessage> {
         self.failed.store(false, Ordering::SeqCst);
-        let config = lock(&self.settings).config().map_err(to_message)?;
+        let settings = lock(&self.settings).clone(); // not locked while files are looked at
+        let config = settings.config().map_err(to_message)?;
         gst::info!(CAT, imp = self, "{} with seed {}", config.model.name, config.seed);
         let networks = self.hold_networks(&config).map_err(to_message)?;
         let stream = Stream::new(config, networks).map_err(to_message)?;
         *lock(&self.work) = Work::default();
         lock(&self.text).restart();
         *lock(&self.stream) = Some(stream);
+        self.ask_if_new(&settings.prompt);
         self.watch_loading();
         self.hold_blocks();
         Ok(())
@@ -270,7 +272,14 @@ impl BaseSrcImpl for BlockCascadeSrc {
         if query.find_allocation_meta::<gst_video::VideoMeta>().is_some() {
             config.add_option(gst_video::BUFFER_POOL_OPTION_VIDEO_META);
         }
-        pool.set_config(config).map_err(|error| gst::loggable_error!(CAT, "{error}"))?;
+        if let Err(error) = pool.set_config(config) {
+            gst::debug!(
+                CAT,
+                imp = self,
+                "{pool:?} wants it otherwise, the base class copes: {error}"
+            );
+            return self.parent_decide_allocation(query);
+        }
         if query.allocation_pools().next().is_some() {
             query.set_nth_allocation_pool(0, Some(&pool), size, min, max);
         } else {
@@ -357,9 +366,9 @@ impl BlockCascadeSrc {
         }
     }
 
+    /// Before caps are negotiated, as the model has it.
     fn frame_duration(&self) -> Option<gst::ClockTime> {
-        let stream = lock(&self.stream);
-        stream.as_ref().filter(|stream| stream.info.is_some()).map(|stream| stream.pace.span(1))
+        lock(&self.stream).as_ref().map(|stream| stream.pace.span(1))
     }
 
     /// Known only when the number of buffers is.

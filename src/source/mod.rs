@@ -62,14 +62,17 @@ glib::wrapper! {
     ///
     /// Options of the signal and fields of the event: `text`, `running-time` (when), `id` (given back),
     /// and `prompt-policy`, `transition-blocks` and `transition-method` in place of the properties of
-    /// these names. The element messages and downstream events `blockcascade/prompt-applied` and
-    /// `-dropped` answer each, with the frame, block and time; encoders are asked for a key frame.
+    /// these names. A prompt for a time to come begins with a block, whatever the policy; for a time that is
+    /// past, a live source takes it as one without. The element messages and downstream events
+    /// `blockcascade/prompt-applied` and `-dropped` answer each, with the `frame` and `block` of the meta, the
+    /// `offset` of the buffer and its `pts`; encoders are asked for a key frame.
     ///
     /// # When it is too slow
     ///
     /// `stats` has the time that blocks take and `realtime-factor`, seconds of video made in a second:
     /// below 1, a live source runs late. What happens then is `underrun-policy`; the element message
-    /// `blockcascade/underrun` tells when it does, once for frames in a row.
+    /// `blockcascade/underrun` tells when it does, with the `offset` of the buffer that was due, once for
+    /// several in a row.
     pub struct BlockCascadeSrc(ObjectSubclass<imp::BlockCascadeSrc>)
         @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object,
         @implements gst::Preset;

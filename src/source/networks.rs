@@ -21,13 +21,10 @@ impl BlockCascadeSrc {
     /// Before anything starts: are the settings sound, are all files there?
     pub(super) fn get_ready(&self) -> Result<(), gst::StateChangeError> {
         self.failed.store(false, Ordering::SeqCst);
-        let (config, preload) = {
-            let settings = lock(&self.settings);
-            (settings.config(), settings.preload)
-        };
-        let ready = config.and_then(|config| {
+        let settings = lock(&self.settings).clone(); // not locked while files are looked at
+        let ready = settings.config().and_then(|config| {
             config.check_weights()?;
-            if preload { self.hold_networks(&config).map(|_| ()) } else { Ok(()) }
+            if settings.preload { self.hold_networks(&config).map(|_| ()) } else { Ok(()) }
         });
         ready.map_err(|error| {
             let _ = self.fail(&error); // a flow that there is not

@@ -33,11 +33,22 @@ impl BlockCascadeSrc {
     /// Hands a prompt to the generator; whether there is one that takes it.
     fn ask(&self, request: Request) -> bool {
         let usual = lock(&self.settings).change();
-        let taken = lock(&self.stream).as_mut().map(|stream| stream.take(request, usual));
+        let now = self.obj().is_live().then(|| self.running_time());
+        let taken = lock(&self.stream).as_mut().map(|stream| stream.take(request, usual, now));
         if taken == Some(false) {
             self.refuse(&format!("{} prompts wait for their frame already", prompts::MAX_WAITING));
         }
         taken == Some(true)
+    }
+
+    /// Asks for the prompt of the settings, if it is not the one that a stream has just started from.
+    pub(super) fn ask_if_new(&self, started: &str) {
+        let prompt = lock(&self.settings).prompt.clone();
+        if prompt != started
+            && let Ok(request) = Request::new(&prompt)
+        {
+            self.ask(request);
+        }
     }
 
     /// From now on it is known which frame is shown when.
@@ -100,7 +111,12 @@ impl BlockCascadeSrc {
             stream.prompt_latency = applied.map(|a| a.since.elapsed()).or(stream.prompt_latency);
             (answers, stream.pace.time(work.number))
         };
-        let fields = [("frame", work.number), ("block", frame.block), ("pts", time.nseconds())];
+        let fields = [
+            ("frame", frame.index),
+            ("block", frame.block),
+            ("offset", work.number),
+            ("pts", time.nseconds()),
+        ];
         self.post_answers(&answers, &fields);
         if work.number > 0 && lock(&self.settings).force_key_unit {
             let event = gst_video::DownstreamForceKeyUnitEvent::builder().all_headers(true).build();
@@ -165,9 +181,10 @@ impl BlockCascadeSrc {
     /// Lets those blocks start whose text is known.
     pub(super) fn hold_blocks(&self) {
         let waits = !self.obj().is_live() && lock(&self.settings).wait_prompt;
-        let known = if waits { lock(&self.text).known() } else { Known::All };
         let stream = lock(&self.stream);
         let Some(stream) = stream.as_ref() else { return };
+        // Asked for in the order in which blocks are held: an older answer never comes last.
+        let known = if waits { lock(&self.text).known() } else { Known::All };
         let after = |time| stream.pace.frame_from(time + gst::ClockTime::NSECOND);
         stream.controls.hold(match known {
             Known::All => None,

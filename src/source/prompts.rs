@@ -52,7 +52,8 @@ impl Request {
         }
         let text = fields.get::<&str>("text").map_err(|error| error.to_string())?;
         Ok(Self {
-            running_time: optional(fields, "running-time")?,
+            // GST_CLOCK_TIME_NONE is a value, too, and means the same as no field.
+            running_time: optional::<Option<_>>(fields, "running-time")?.flatten(),
             id: optional(fields, "id")?,
             policy: choice(fields, "prompt-policy")?,
             transition_blocks: optional(fields, "transition-blocks")?,
@@ -156,7 +157,9 @@ impl Book {
         }
         let is_over = |waiting: &Waiting| match waiting.from_block {
             None => waiting.prompt <= prompt.id,
-            Some(from_block) => waiting.prompt == prompt.id || from_block < block,
+            Some(from_block) => {
+                waiting.prompt == prompt.id || (waiting.prompt < prompt.id && from_block < block)
+            }
         };
         let (over, waiting) = self.waiting.drain(..).partition(is_over);
         self.waiting = waiting;
@@ -219,6 +222,15 @@ mod tests {
     }
 
     #[test]
+    fn a_time_may_be_none() {
+        let time = |time: u64| format!("p, text=a, running-time=(guint64){time}");
+        let second = Some(gst::ClockTime::SECOND);
+        assert_eq!(parsed(&time(1_000_000_000)).unwrap().running_time, second);
+        assert_eq!(parsed(&time(u64::MAX)).unwrap().running_time, None);
+        assert_eq!(parsed("p, text=a").unwrap().running_time, None);
+    }
+
+    #[test]
     fn wrong_fields_are_named_with_what_is_expected() {
         for (fields, expected) in [
             ("p", "text"),
@@ -248,6 +260,17 @@ mod tests {
         assert_eq!(shown(&mut book, 4, 2), Some(vec![("2".into(), false), ("4".into(), true)]));
         assert_eq!(shown(&mut book, 3, 9), Some(vec![("3".into(), true)]));
         assert_eq!((book.applied, book.dropped, book.len()), (2, 1, 0));
+    }
+
+    /// A newer one that named a time already past is shown later than what was being made.
+    #[test]
+    fn only_what_is_older_is_over() {
+        let mut book = Book::default();
+        for (id, from_block) in [(2, Some(5)), (3, Some(7)), (4, Some(6))] {
+            book.wait(waiting(id, from_block));
+        }
+        assert_eq!(shown(&mut book, 3, 8), Some(vec![("2".into(), false), ("3".into(), true)]));
+        assert_eq!(shown(&mut book, 4, 9), Some(vec![("4".into(), true)]));
     }
 
     #[test]

@@ -102,8 +102,14 @@ impl Stream {
         matches!(self.load_state, LoadState::Percent(_))
     }
 
-    /// Hands a prompt on, unless too many wait.
-    pub fn take(&mut self, request: Request, usual: PromptChange) -> bool {
+    /// Hands a prompt on, unless too many wait. One for a time that is past, in a live stream, is for as
+    /// soon as can be.
+    pub fn take(
+        &mut self,
+        request: Request,
+        usual: PromptChange,
+        now: Option<gst::ClockTime>,
+    ) -> bool {
         if self.book.is_full() || self.early.len() >= prompts::MAX_WAITING {
             return false;
         }
@@ -111,7 +117,8 @@ impl Stream {
             self.early.push(request);
             return true;
         }
-        let frame = request.running_time.map(|time| self.pace.frame_from(time));
+        let time = request.running_time.filter(|time| now.is_none_or(|now| *time > now));
+        let frame = time.map(|time| self.pace.frame_from(time));
         let from_block = frame.map(|frame| self.block_from(frame));
         let text = request.text.clone();
         let prompt = Prompt { text, from_block, change: Some(request.change(usual)) };

@@ -108,7 +108,7 @@ impl TextProjection {
 
     /// `(tokens, text_dim)` to `(tokens, dim)`.
     pub(super) fn forward(&self, text: &Tensor) -> Result<Tensor> {
-        self.second.forward(&self.first.forward(text)?.gelu()?)
+        self.second.forward(&self.first.forward_gelu(text)?)
     }
 }
 

@@ -17,6 +17,7 @@ use gstreamer_video as gst_video;
 mod arithmetic;
 mod faults;
 mod loading;
+mod pauses;
 mod presets;
 mod prompts;
 #[path = "../support/mod.rs"]

@@ -30,6 +30,7 @@ fn a_prompt_is_applied_at_a_block_and_everybody_is_told() {
     let frame = applied.get::<u64>("frame").unwrap();
     assert_eq!((frame - BLOCKS[0]) % BLOCKS[1], 0, "frame {frame} is not a block's first");
     assert_eq!(applied.get::<u64>("pts"), Ok(frame * 62_500_000));
+    assert_eq!(applied.get::<u64>("offset"), Ok(frame));
     assert!(events.iter().any(|event| gst_video::ForceKeyUnitEvent::is(event)));
 }
 

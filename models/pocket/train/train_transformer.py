@@ -40,7 +40,7 @@ BATCH = {"small": 8, "full": 2, "rollout": 2}
 PEAK_RATE = {"small": 3e-3, "full": 1.5e-3, "rollout": 5e-4}
 # Steps by what they learn. In most blocks of a stream nothing is new: those that a prompt decides
 # are learned apart.
-SHARES = {"starts": 0.35, "cuts": 0.2, "alone": 0.3, "cascade": 0.15}
+SHARES = {"starts": 0.3, "cuts": 0.25, "alone": 0.25, "cascade": 0.2}
 SHARES_OF_ROLLOUT = {"rollout": 0.4, "starts": 0.2, "cuts": 0.2, "cascade": 0.2}
 OBJECT_WEIGHT = 10.0  # of cells that the object touches, beside 1 for all
 EMA = 0.998

@@ -43,18 +43,18 @@ pub fn run(args: &Args) -> Result<()> {
 
 fn chosen<'a>(model: &'a Manifest, roles: &[Role]) -> Result<Vec<&'a ModelFile>> {
     if roles.is_empty() {
-        return Ok(model.files.iter().filter(|file| roles::is_needed(file.role)).collect());
+        return Ok(model.files.iter().filter(|file| file.role.is_needed()).collect());
     }
-    let has: Vec<_> = model.files.iter().map(|file| roles::name(file.role)).collect();
+    let has: Vec<_> = model.files.iter().map(|file| file.role.name()).collect();
     let find = |&role: &Role| match model.file(role) {
         Some(file) => Ok(file),
-        None => bail!("role: got {}, {} has {}", roles::name(role), model.name, has.join(", ")),
+        None => bail!("role: got {}, {} has {}", role.name(), model.name, has.join(", ")),
     };
     roles.iter().map(find).collect()
 }
 
 fn fetch(hub: &Hub, file: &ModelFile) -> Result<()> {
-    let role = roles::name(file.role);
+    let role = file.role.name();
     let bar = ProgressBar::new(file.size.unwrap_or(0)).with_message(role);
     bar.set_style(ProgressStyle::with_template(BAR)?);
     let mut begun = false;

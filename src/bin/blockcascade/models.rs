@@ -8,7 +8,7 @@ use gstblockcascade::wan::dit_config;
 use indicatif::BinaryBytes;
 use serde_json::{Value, json};
 
-use crate::{networks, print, roles};
+use crate::{networks, print};
 
 /// Lists the known models: licence, files, memory, and what is on disk.
 #[derive(clap::Args)]
@@ -47,7 +47,7 @@ impl Model<'_> {
     /// Sizes of the files to fetch, as far as they are known; small decoders aside.
     fn sizes(&self) -> impl Iterator<Item = Option<u64>> {
         let files = self.files.iter().map(|located| located.file);
-        let fetched = files.filter(|file| roles::is_needed(file.role) && file.embedded().is_none());
+        let fetched = files.filter(|file| file.role.is_needed() && file.embedded().is_none());
         fetched.map(|file| file.size)
     }
 
@@ -71,9 +71,7 @@ impl Model<'_> {
             let least = if self.sizes().any(|size| size.is_none()) { "more than " } else { "" };
             rows.push(("to fetch", format!("{least}{}", BinaryBytes(self.download()))));
         }
-        rows.extend(
-            self.files.iter().map(|located| (roles::name(located.file.role), place(located))),
-        );
+        rows.extend(self.files.iter().map(|located| (located.file.role.name(), place(located))));
         let rows = rows.iter().map(|(field, value)| format!("  {field:<13} {value}\n"));
         format!("{name}: {description}\n{}", rows.collect::<String>())
     }
@@ -110,7 +108,7 @@ fn file_json(located: &Located<'_>) -> Value {
     };
     let wrong: Vec<_> = located.wrong_size.iter().map(|(path, size)| json!([path, size])).collect();
     json!({
-        "role": roles::name(located.file.role),
+        "role": located.file.role.name(),
         "repo": located.file.repo,
         "path": located.file.path,
         "size": located.file.size,

@@ -90,6 +90,22 @@ pub fn memory(device: &Device) -> Result<Option<(u64, u64)>> {
     Ok(Some((free as u64, total as u64)))
 }
 
+/// Most bytes in use at once since this was last asked for; nothing where nobody counts them.
+pub fn peak_memory(device: &Device) -> Result<Option<u64>> {
+    let Some(pool) = pool(device).map_err(Error::wrap)? else { return Ok(None) };
+    device.synchronize()?;
+    let (mut peak, mut none) = (0u64, 0u64);
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    // SAFETY: the pool is a device's own, and this attribute of it is a number of 64 bits; 0 starts it anew.
+    unsafe {
+        result::mem_pool::get_attribute(pool, attribute, (&raw mut peak).cast())
+            .map_err(Error::wrap)?;
+        result::mem_pool::set_attribute(pool, attribute, (&raw mut none).cast())
+            .map_err(Error::wrap)?;
+    }
+    Ok(Some(peak))
+}
+
 /// Why the device cannot compute in bf16, if it cannot.
 pub fn lacks_bf16(device: &Device) -> Result<Option<String>> {
     let Some(context) = context(device) else { return Ok(None) };

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 
 use anyhow::Result;
+use gstblockcascade::cascade::Timetable;
 use gstblockcascade::device::{DeviceSpec, Devices};
 use gstblockcascade::generator::{FrameSize, GeneratorConfig};
 
@@ -21,10 +22,10 @@ pub struct Args {
     /// Size of the frames, in multiples of 16 [default: the model's]
     #[arg(long, value_name = "WxH")]
     size: Option<FrameSize>,
-    /// Blocks in flight at most, one row for each
-    #[arg(long, value_name = "N,N,...", default_value = "1,2,3,5")]
-    widths: Widths,
-    /// What to compute on, a worker for each; of the list, each row uses the first of its width
+    /// Blocks in flight at most, one row for each [default: 1, 2, 3 and 5, as far as there are passes]
+    #[arg(long, value_name = "N,N,...")]
+    widths: Option<Widths>,
+    /// What to compute on, a worker for each; of the list, each row uses as many as blocks are in flight
     #[arg(long, value_name = "DEVICE,...", default_value_t)]
     devices: Devices,
     /// What to decode on [default: the first of the devices]
@@ -65,16 +66,23 @@ impl Args {
             size: self.size,
             ..GeneratorConfig::new(model)
         });
+        let (policy, steps) = (base.history_policy, base.model.preset.denoising_steps.len());
         let config = |&cascade_width: &usize| {
-            let devices = self.devices.first_of(cascade_width);
+            let in_flight = Timetable::with_width(policy, steps, cascade_width).width();
+            let devices = self.devices.first_of(in_flight);
             let config = GeneratorConfig { devices, cascade_width, ..base.clone() };
             config.validate()?;
-            weights::check(&config)?;
+            weights::check(&config, &self.model)?;
             Ok((cascade_width, config))
         };
-        self.widths.0.iter().map(config).collect()
+        let usual = || WIDTHS.into_iter().filter(|width| *width <= policy.passes(steps)).collect();
+        let widths = self.widths.as_ref().map_or_else(usual, |widths| widths.0.clone());
+        widths.iter().map(config).collect()
     }
 }
+
+/// Those that are measured unless others are named.
+const WIDTHS: [usize; 4] = [1, 2, 3, 5];
 
 /// Numbers with commas between them.
 #[derive(Clone, Debug)]

@@ -88,8 +88,9 @@ struct Stream {
     generator: Generator,
     /// Frames of a block behind the first.
     block: u64,
-    /// Blocks until all that rolls does.
+    /// Blocks until all that rolls does, and until as many are in flight as can be.
     fill: u64,
+    width: u64,
     first_frame: Duration,
 }
 
@@ -105,6 +106,7 @@ impl Stream {
             first_frame: begun.elapsed(),
             block: format.first_frame(2) - format.first_frame(1),
             fill: (preset.window + preset.sink + config.cascade_width) as u64,
+            width: config.cascade_width as u64,
             generator,
         })
     }
@@ -121,8 +123,9 @@ impl Stream {
         let mut latencies = [PromptLatency::default(); POLICIES.len()];
         for (number, latency) in latencies.iter_mut().enumerate() {
             let text = PROMPTS[(number + 1) % PROMPTS.len()];
+            // A cut, which is the last one, alone leaves less history.
+            self.skip(self.width * self.block)?;
             *latency = self.prompt_latency(text, POLICIES[number].1)?;
-            self.skip(self.fill * self.block)?;
         }
         Ok(latencies)
     }

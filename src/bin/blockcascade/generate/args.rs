@@ -65,7 +65,8 @@ pub struct Args {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Cascade")]
 struct CascadeArgs {
-    /// Blocks in flight at most, up to one more than there are steps; 1 makes them one by one
+    /// Blocks in flight at most, up to the passes that each makes: its steps and, unless history is
+    /// stage-matched, one more; 1 makes them one by one
     #[arg(long, value_name = "N", default_value_t = 1)]
     width: usize,
     #[command(flatten)]
@@ -95,7 +96,7 @@ impl Args {
             ..GeneratorConfig::new(model)
         });
         config.validate()?;
-        weights::check(&config)?;
+        weights::check(&config, &self.model)?;
         Ok((config, length))
     }
 

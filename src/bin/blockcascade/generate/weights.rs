@@ -49,13 +49,13 @@ impl WeightArgs {
     }
 }
 
-/// Whether all files are there; an error says which are missing, and how to get them.
-pub fn check(config: &GeneratorConfig) -> Result<()> {
+/// Whether all files are there; an error says which are missing, and how to get them: `model` is as it was
+/// asked for.
+pub fn check(config: &GeneratorConfig, model: &str) -> Result<()> {
     config.check_weights().map_err(|error| match error {
-        Error::MissingWeights { .. } => anyhow!(
-            "{error}; run `blockcascade fetch {}`, or name a --folder, single files with \
-             --weights-..., or --random-weights",
-            config.model.name
+        Error::MissingWeights { missing, roles, .. } => anyhow!(
+            "{model}: not on disk: {missing}; run `blockcascade fetch {model}{roles}`, or name a --folder, \
+             single files with --weights-..., or --random-weights",
         ),
         error => error.into(),
     })

@@ -1,0 +1,120 @@
+//! Time that passes while nothing plays, and what is told before anything does.
+
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use gstreamer as gst;
+use gstreamer::prelude::*;
+use gstreamer::subclass::prelude::*;
+
+use super::support::PATIENCE;
+use super::toy::{Behaviour, Toy};
+use super::{Stopped, init, playing_as, pull, started};
+
+/// A pipeline, and the time of each buffer that comes out of it.
+fn timed(source: &str) -> (Stopped, mpsc::Receiver<gst::ClockTime>) {
+    init();
+    let line = format!("{source} ! fakesink name=sink signal-handoffs=true sync=false");
+    let pipeline = Stopped(gst::parse::launch(&line).unwrap());
+    let sink = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("sink").unwrap();
+    let (sender, times) = mpsc::channel();
+    sink.connect("handoff", false, move |arguments| {
+        let buffer = arguments[1].get::<gst::Buffer>().unwrap();
+        let _ = sender.send(buffer.pts().unwrap()); // nobody may want it any more
+        None
+    });
+    (pipeline, times)
+}
+
+#[test]
+fn a_frame_that_comes_in_a_pause_is_due_when_it_is_over() {
+    let toy = Toy::new(Behaviour::Slow(Duration::from_secs(2)));
+    let (pipeline, times) = timed(&format!("blockcascadesrc is-live=true {}", toy.model()));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    std::thread::sleep(Duration::from_millis(200));
+    pipeline.set_state(gst::State::Paused).unwrap();
+    toy.behave(Behaviour::Work);
+    let pause = Duration::from_secs(3);
+    std::thread::sleep(pause);
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let first = times.recv_timeout(PATIENCE.into()).unwrap();
+    assert!(Duration::from(first) < pause / 2, "{first}");
+}
+
+/// A gap is for a place in a segment.
+#[test]
+fn after_a_flush_the_segment_comes_first() {
+    let toy = Toy::new(Behaviour::Work);
+    let properties = format!("is-live=true underrun-policy=gap queue-blocks=1 {}", toy.model());
+    let (element, mut harness) = playing_as(&properties, "video/x-raw, format=RGB");
+    pull(&mut harness, 1);
+    toy.behave(Behaviour::Slow(Duration::from_millis(200)));
+    let begun = Instant::now();
+    while harness.try_pull_event().is_none_or(|event| event.type_() != gst::EventType::Gap) {
+        assert!(begun.elapsed() < PATIENCE.into(), "there was no underrun");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(element.send_event(gst::event::FlushStart::new()));
+    assert!(element.send_event(gst::event::FlushStop::new(true)));
+    let after = std::iter::from_fn(|| harness.pull_event().ok())
+        .map(|event| event.type_())
+        .skip_while(|kind| *kind != gst::EventType::FlushStop)
+        .find(|kind| [gst::EventType::Gap, gst::EventType::Segment].contains(kind));
+    assert_eq!(after, Some(gst::EventType::Segment));
+}
+
+#[test]
+fn latency_is_known_before_the_first_frame() {
+    let (element, is_started) = started("is-live=true");
+    assert!(is_started);
+    let mut latency = gst::query::Latency::new();
+    assert!(element.query(&mut latency));
+    assert_eq!(latency.result(), (true, gst::ClockTime::SECOND / 16, None));
+}
+
+/// A pool that changes what it is told, and says so by refusing.
+#[derive(Debug, Default)]
+pub struct Picky;
+
+#[glib::object_subclass]
+impl ObjectSubclass for Picky {
+    const NAME: &'static str = "BlockCascadeTestPickyPool";
+    type Type = PickyPool;
+    type ParentType = gst::BufferPool;
+}
+
+impl ObjectImpl for Picky {}
+impl GstObjectImpl for Picky {}
+
+impl BufferPoolImpl for Picky {
+    fn set_config(&self, config: &mut gst::BufferPoolConfigRef) -> bool {
+        const LEAST: u32 = 2;
+        let (caps, size, min, max) = config.params().unwrap();
+        config.set_params(caps.as_ref(), size, min.max(LEAST), max);
+        self.parent_set_config(config) && min >= LEAST
+    }
+}
+
+glib::wrapper! {
+    pub struct PickyPool(ObjectSubclass<Picky>) @extends gst::BufferPool, gst::Object;
+}
+
+#[test]
+fn a_pool_that_adjusts_its_configuration_is_used_as_it_wants() {
+    let (pipeline, times) = timed("blockcascadesrc num-buffers=2");
+    let sink = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("sink").unwrap();
+    let pool = glib::Object::new::<PickyPool>();
+    let offered = pool.clone();
+    let pad = sink.static_pad("sink").unwrap();
+    pad.add_probe(gst::PadProbeType::QUERY_DOWNSTREAM, move |_, info| {
+        let Some(query) = info.query_mut() else { return gst::PadProbeReturn::Ok };
+        let gst::QueryViewMut::Allocation(query) = query.view_mut() else {
+            return gst::PadProbeReturn::Ok;
+        };
+        query.add_allocation_pool(Some(&offered), 192 * 112 * 4, 0, 0);
+        gst::PadProbeReturn::Handled
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    assert_eq!(times.recv_timeout(PATIENCE.into()), Ok(gst::ClockTime::ZERO));
+    assert!(pool.is_active(), "another pool was taken");
+}
