@@ -33,6 +33,9 @@ pub(super) fn parts(
         Some(device) => on(device, &devices, &opened).map_or_else(|| open(device), Ok)?,
         None => opened[0].clone(),
     };
+    // Denoising is queued far ahead: frames would come behind a tick that they have nothing to do with.
+    let decoder_device =
+        device::beside(&decoder_device).map_err(|source| failed(&decoder_device, source))?;
     let weights = match &config.weights {
         &WeightsSource::Random { seed } => Weights::Random(seed),
         WeightsSource::Files(paths) => Weights::Files(paths.find(&config.model, config.decoder)?),
@@ -52,6 +55,10 @@ pub(super) fn parts(
 
 fn open(device: DeviceSpec) -> Result<Device> {
     device.open().map_err(|source| Error::Device { device: device.to_string(), source })
+}
+
+fn failed(device: &Device, source: candle_core::Error) -> Error {
+    Error::Device { device: DeviceSpec::from(device).to_string(), source }
 }
 
 /// What there is on one of the devices.
@@ -95,9 +102,8 @@ impl Load<'_> {
     /// Devices have to know the numbers that they are to compute with.
     fn check_dtypes(&self, networks: &[Share]) -> Result<()> {
         for Share { device, .. } in networks.iter().filter(|share| share.dtype == DType::BF16) {
-            let name = DeviceSpec::from(device).to_string();
             let lack = device::lacks_bf16(device);
-            if let Some(lack) = lack.map_err(|source| Error::Device { device: name, source })? {
+            if let Some(lack) = lack.map_err(|source| failed(device, source))? {
                 let dtype = self.config.dtype;
                 let reason = format!("got {dtype:?}, expected F32: bf16 needs 8.0, and {lack}");
                 return Err(Error::config("dtype", reason));
@@ -289,7 +295,7 @@ impl Load<'_> {
     fn failed(&self, source: candle_core::Error) -> Error {
         match self.interrupt.check() {
             Err(_) => Error::Cancelled,
-            Ok(()) => Error::Device { device: DeviceSpec::from(&self.device).to_string(), source },
+            Ok(()) => failed(&self.device, source),
         }
     }
 }

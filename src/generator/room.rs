@@ -16,7 +16,9 @@ pub(super) struct Share {
 /// Refuses what would run out of memory later; only GPUs tell how much they have.
 pub(super) fn check(shares: &[Share]) -> Result<()> {
     for (i, share) in shares.iter().enumerate() {
-        let is_here = |other: &&Share| other.device.same_device(&share.device);
+        // Streams of one device share its memory.
+        let place = |share: &Share| DeviceSpec::from(&share.device);
+        let is_here = |other: &&Share| place(other) == place(share);
         let is_first = !shares[..i].iter().any(|other| is_here(&other));
         let memory = device::memory(&share.device).map_err(|cause| failed(&share.device, cause))?;
         if let (true, Some((free, total))) = (is_first, memory) {

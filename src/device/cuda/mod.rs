@@ -37,6 +37,14 @@ pub(super) fn open(ordinal: usize) -> Result<Device> {
     Ok(known().entry(ordinal).or_insert(device).clone())
 }
 
+/// The same device, where what is queued does not wait for what others have queued: another stream.
+pub fn beside(device: &Device) -> Result<Device> {
+    match context(device) {
+        Some(context) => Device::new_cuda_with_stream(context.ordinal()),
+        None => Ok(device.clone()),
+    }
+}
+
 /// What is freed is kept for what is allocated next; by default all of it goes back whenever anybody waits.
 fn keep_memory(device: &Device) -> std::result::Result<(), DriverError> {
     let Some(pool) = pool(device)? else { return Ok(()) };
