@@ -32,9 +32,15 @@ impl BlockCascadeSrc {
 
     /// Hands a prompt to the generator; whether there is one that takes it.
     fn ask(&self, request: Request) -> bool {
-        let usual = lock(&self.settings).change();
+        let (usual, waits) = {
+            let settings = lock(&self.settings);
+            (settings.change(), settings.wait_prompt)
+        };
         let now = self.obj().is_live().then(|| self.running_time());
-        let taken = lock(&self.stream).as_mut().map(|stream| stream.take(request, usual, now));
+        let taken = lock(&self.stream).as_mut().map(|stream| {
+            let past = now.or_else(|| stream.time_shown().filter(|_| !waits));
+            stream.take(request, usual, past)
+        });
         if taken == Some(false) {
             self.refuse(&format!("{} prompts wait for their frame already", prompts::MAX_WAITING));
         }

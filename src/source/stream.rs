@@ -32,6 +32,8 @@ pub struct Stream {
     pub flushed: Option<Flush>,
     /// Buffers so far that are no new frames: slates, repeated ones and gaps.
     inserted: u64,
+    /// Number of the newest frame's buffer.
+    shown: Option<u64>,
     /// Whether the time of a frame is known.
     is_timed: bool,
     pub book: Book,
@@ -89,6 +91,7 @@ impl Stream {
             devices: Vec::new(),
             flushed: None,
             inserted: 0,
+            shown: None,
             is_timed: false,
             book: Book::default(),
             early: Vec::new(),
@@ -102,13 +105,12 @@ impl Stream {
         matches!(self.load_state, LoadState::Percent(_))
     }
 
-    /// Hands a prompt on, unless too many wait. One for a time that is past, in a live stream, is for as
-    /// soon as can be.
+    /// Hands a prompt on, unless too many wait. One for a time up to `past` is for as soon as can be.
     pub fn take(
         &mut self,
         request: Request,
         usual: PromptChange,
-        now: Option<gst::ClockTime>,
+        past: Option<gst::ClockTime>,
     ) -> bool {
         if self.book.is_full() || self.early.len() >= prompts::MAX_WAITING {
             return false;
@@ -117,7 +119,7 @@ impl Stream {
             self.early.push(request);
             return true;
         }
-        let time = request.running_time.filter(|time| now.is_none_or(|now| *time > now));
+        let time = request.running_time.filter(|time| past.is_none_or(|past| *time > past));
         let frame = time.map(|time| self.pace.frame_from(time));
         let from_block = frame.map(|frame| self.block_from(frame));
         let text = request.text.clone();
@@ -138,8 +140,14 @@ impl Stream {
         self.format().block_from(number.saturating_sub(self.inserted))
     }
 
+    /// When the newest frame is shown.
+    pub fn time_shown(&self) -> Option<gst::ClockTime> {
+        self.shown.map(|number| self.pace.time(number))
+    }
+
     /// A new frame leaves, in a buffer of that number.
     pub fn shows(&mut self, frame: &Frame, number: u64) {
+        self.shown = Some(number);
         self.counters.frames += 1;
         self.counters.blocks = frame.block + 1;
         self.inserted = number.saturating_sub(frame.index);

@@ -7,9 +7,9 @@ use gstreamer::prelude::*;
 use gstreamer_check::Harness;
 use gstreamer_video as gst_video;
 
-use super::support::play_to_end;
+use super::support::{PATIENCE, play_to_end};
 use super::toy::{Behaviour, Toy};
-use super::{BLOCKS, MOMENT, bytes, element, field, init, playing, playing_as, pull};
+use super::{BLOCKS, MOMENT, Stopped, bytes, element, field, init, playing, playing_as, pull};
 
 #[test]
 fn a_prompt_is_applied_at_a_block_and_everybody_is_told() {
@@ -68,6 +68,47 @@ fn prompts_come_by_signal_and_event_and_name_their_time() {
         !element
             .emit_by_name::<bool>("set-prompt", &[&"x".repeat(1 << 20), &None::<gst::Structure>])
     );
+}
+
+/// Frames of the old prompt that come after one for a time that is past.
+fn frames_until(policy: &str) -> usize {
+    init();
+    let toy = Toy::new(Behaviour::Work);
+    let line = format!(
+        "blockcascadesrc name=src wait-prompt=false queue-blocks=1 cascade-width=5 \
+         prompt-policy={policy} {} ! fakesink name=sink signal-handoffs=true",
+        toy.model()
+    );
+    let pipeline = Stopped(gst::parse::launch(&line).unwrap());
+    let bin = pipeline.downcast_ref::<gst::Bin>().unwrap();
+    // Nothing is made that nobody takes.
+    let (sender, prompts) = std::sync::mpsc::sync_channel(0);
+    bin.by_name("sink").unwrap().connect("handoff", false, move |arguments| {
+        let buffer = arguments[1].get::<gst::Buffer>().unwrap();
+        let _ = sender.send(field(&buffer, "prompt-id")); // nobody may want it any more
+        None
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let prompt = || prompts.recv_timeout(PATIENCE.into()).unwrap();
+    let old = (0..100).map(|_| prompt()).last();
+    let options =
+        gst::Structure::builder("options").field("running-time", gst::ClockTime::ZERO).build();
+    let settled = std::time::Duration::from(MOMENT); // queues are full, then the prompt is encoded
+    std::thread::sleep(settled);
+    let source = bin.by_name("src").unwrap();
+    assert!(source.emit_by_name::<bool>("set-prompt", &[&"a star", &options]));
+    std::thread::sleep(settled);
+    let count = (0..200).find(|_| Some(prompt()) != old).unwrap();
+    drop(prompts);
+    count
+}
+
+/// As `fdsrc` names it, whose first buffer is of time 0 whenever it comes.
+#[test]
+fn a_time_that_is_past_changes_no_policy() {
+    let [in_flight, next_block] = ["in-flight", "next-block"].map(frames_until);
+    // One block is about to make the last of four steps, another the first.
+    assert_eq!(in_flight + 3 * BLOCKS[1] as usize, next_block);
 }
 
 #[test]
