@@ -90,7 +90,7 @@ fn frames_until(policy: &str) -> usize {
     });
     pipeline.set_state(gst::State::Playing).unwrap();
     let prompt = || prompts.recv_timeout(PATIENCE.into()).unwrap();
-    let old = (0..100).map(|_| prompt()).last();
+    let old = (0..100).fold(None, |_, _| Some(prompt()));
     let options =
         gst::Structure::builder("options").field("running-time", gst::ClockTime::ZERO).build();
     let settled = std::time::Duration::from(MOMENT); // queues are full, then the prompt is encoded
