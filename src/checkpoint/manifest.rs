@@ -348,15 +348,15 @@ impl ModelFile {
         located
     }
 
-    fn validate(&self) -> std::result::Result<(), String> {
-        let plain = |path: &str| {
-            !path.contains('\\')
-                && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
-        };
-        let repo = match &self.repo {
-            Some(repo) => plain(repo) && repo.split('/').filter(|p| !p.is_empty()).count() == 2,
+    /// Whether it can be told where the file is.
+    fn has_repo(&self) -> bool {
+        match &self.repo {
+            Some(repo) => is_plain(repo) && repo.split('/').filter(|p| !p.is_empty()).count() == 2,
             None => self.revision.is_none() && self.embedded().is_some(),
-        };
+        }
+    }
+
+    fn validate(&self) -> std::result::Result<(), String> {
         let commit = |text: &String| text.len() == 40 && is_hex(text);
         let digest = |text: &String| SHA256.contains(&text.len()) && is_hex(text);
         let named = Path::new(&self.path).file_name() == Some(OsStr::new(self.name()));
@@ -366,7 +366,7 @@ impl ModelFile {
         let size = self.size.map_or_else(|| "none".to_owned(), |size| size.to_string());
         first_wrong(&[
             (
-                repo,
+                self.has_repo(),
                 ("repo", shown(&self.repo)),
                 "owner/name, unless the path is that of an embedded file",
             ),
@@ -376,7 +376,7 @@ impl ModelFile {
                 "40 hexadecimal digits",
             ),
             (
-                plain(&self.path) && named,
+                is_plain(&self.path) && named,
                 ("path", format!("{:?}", self.path)),
                 "a file inside the repository",
             ),
@@ -401,6 +401,12 @@ impl fmt::Display for ModelFile {
             None => write!(f, "{} (embedded)", self.path),
         }
     }
+}
+
+/// Whether a path stays where it starts.
+fn is_plain(path: &str) -> bool {
+    !path.contains('\\')
+        && Path::new(path).components().all(|part| matches!(part, Component::Normal(_)))
 }
 
 /// Lower-case hexadecimal digits only.

@@ -14,7 +14,7 @@ use super::error::{Error, Result};
 use super::frames::{Frame, FrameSize, Place};
 use super::gate::{Closed, Gate};
 use super::noise::SeededNoise;
-use super::prompt::{AppliedPrompt, Desk};
+use super::prompt::{AppliedPrompt, Desk, Due};
 use super::queue::{Popped, Queue};
 use super::timing::{Meter, Timing};
 use crate::cascade::{BlockCost, Cascade, CleanBlock, Workers};
@@ -215,21 +215,29 @@ fn hear(line: &Line, conditioning: &mut Conditioning, cascade: &mut Cascade) -> 
     let starts = cascade.admits();
     let due = line.desk.due(starts)?;
     let newest = due.as_ref().map(|due| due.prompt.id);
+    tell(due, starts, conditioning, cascade)?;
+    let now_starts = cascade.admits();
+    if now_starts == starts {
+        return Ok(());
+    }
+    match line.desk.due(now_starts)?.filter(|due| Some(due.prompt.id) > newest) {
+        None => Ok(()),
+        due => tell(due, now_starts, conditioning, cascade),
+    }
+}
+
+/// Tells blocks of a new prompt, or of the next place on the way to the last one.
+fn tell(
+    due: Option<Due>,
+    starts: Option<u64>,
+    conditioning: &mut Conditioning,
+    cascade: &mut Cascade,
+) -> Result<(), Stop> {
     if let Some(due) = due {
         conditioning.turn(due).map_err(unheard)?;
     }
     if let Some((text, policy)) = conditioning.advance(starts.is_some()).map_err(unheard)? {
         cascade.set_text(text, policy);
-    }
-    let now_starts = cascade.admits();
-    if now_starts == starts {
-        return Ok(());
-    }
-    if let Some(due) = line.desk.due(now_starts)?.filter(|due| Some(due.prompt.id) > newest) {
-        conditioning.turn(due).map_err(unheard)?;
-        if let Some((text, policy)) = conditioning.advance(true).map_err(unheard)? {
-            cascade.set_text(text, policy);
-        }
     }
     Ok(())
 }

@@ -63,9 +63,9 @@ glib::wrapper! {
     /// Options of the signal and fields of the event: `text`, `running-time` (when), `id` (given back),
     /// and `prompt-policy`, `transition-blocks` and `transition-method` in place of the properties of
     /// these names. A prompt for a time to come begins with a block, whatever the policy; for a time that is
-    /// past, a source that is live or has `wait-prompt=false` takes it as one without. The element messages and downstream events
-    /// `blockcascade/prompt-applied` and `-dropped` answer each, with the `frame` and `block` of the meta, the
-    /// `offset` of the buffer and its `pts`; encoders are asked for a key frame.
+    /// past, a source that is live or has `wait-prompt=false` takes it as one without. The element messages
+    /// and downstream events `blockcascade/prompt-applied` and `-dropped` answer each, with the `frame` and
+    /// `block` of the meta, the `offset` of the buffer and its `pts`; encoders are asked for a key frame.
     ///
     /// # When it is too slow
     ///

@@ -32,8 +32,6 @@ pub struct Stream {
     pub flushed: Option<Flush>,
     /// Buffers so far that are no new frames: slates, repeated ones and gaps.
     inserted: u64,
-    /// Number of the newest frame's buffer.
-    shown: Option<u64>,
     /// Whether the time of a frame is known.
     is_timed: bool,
     pub book: Book,
@@ -91,7 +89,6 @@ impl Stream {
             devices: Vec::new(),
             flushed: None,
             inserted: 0,
-            shown: None,
             is_timed: false,
             book: Book::default(),
             early: Vec::new(),
@@ -142,12 +139,12 @@ impl Stream {
 
     /// When the newest frame is shown.
     pub fn time_shown(&self) -> Option<gst::ClockTime> {
-        self.shown.map(|number| self.pace.time(number))
+        let index = self.counters.frames.checked_sub(1)?;
+        Some(self.pace.time(self.inserted + index))
     }
 
     /// A new frame leaves, in a buffer of that number.
     pub fn shows(&mut self, frame: &Frame, number: u64) {
-        self.shown = Some(number);
         self.counters.frames += 1;
         self.counters.blocks = frame.block + 1;
         self.inserted = number.saturating_sub(frame.index);
