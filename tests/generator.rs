@@ -627,6 +627,29 @@ fn pocket_needs_no_files_and_its_frames_follow_the_seed_and_the_prompt() {
 }
 
 #[test]
+fn a_cascade_of_ones_own_makes_the_latents_of_the_stream() {
+    let config = GeneratorConfig { cascade_width: 2, seed: 3, ..pocket("a red ball", 2) };
+    let (parts, controls) = (Parts::load(&config, &Interrupt::default()), Controls::new(&config));
+    let (parts, interrupt) = (parts.unwrap(), Interrupt::default());
+    let mut decoder = parts.decoder.fresh();
+    let mut stream = Generator::from_parts(parts, &config, controls.unwrap()).unwrap();
+    let mut cascade = stream.cascade(&config.prompt).unwrap();
+    let mut levels: Vec<u8> = Vec::new();
+    while !cascade.is_finished() {
+        let Some(clean) = cascade.tick(&interrupt).unwrap() else { continue };
+        for frame in 0..clean.latent.dim(0).unwrap() {
+            let pixels = decoder.step(&clean.latent.narrow(0, frame, 1).unwrap(), &interrupt);
+            let pixels: Vec<f32> = pixels.unwrap().flatten_all().unwrap().to_vec1().unwrap();
+            levels.extend(pixels.iter().map(|value| (value * 255.0).round() as u8));
+        }
+    }
+    let frames: Vec<u8> = all(&mut stream).into_iter().flat_map(|frame| frame.rgb).collect();
+    assert_eq!(levels.len(), 21 * 16 * 16 * 3);
+    let apart = levels.iter().zip(&frames).map(|(a, b)| a.abs_diff(*b)).max();
+    assert!(frames.len() == levels.len() && apart <= Some(1), "{apart:?} levels");
+}
+
+#[test]
 fn any_prompt_makes_a_video() {
     let long = "a red ball bounces, ".repeat(500);
     let scripts =

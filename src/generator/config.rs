@@ -1,17 +1,20 @@
 //! What a user asks for, checked once, and the plan that follows from it.
 
+use std::sync::Arc;
+
 use super::error::{Error, Result};
 use super::flow::FlowSchedule;
 use super::frames::FrameSize;
+use super::noise::SeededNoise;
 use super::transition::PromptChange;
 use super::weights::{WeightPaths, WeightsSource};
 use crate::cascade::{
-    AttentionMode, CacheLimits, CascadeConfig, HistoryBudget, HistoryPolicy, HistoryRules,
-    PromptPolicy, SinkPosition, Timetable,
+    AttentionMode, CacheLimits, Cascade, CascadeConfig, HistoryBudget, HistoryPolicy, HistoryRules,
+    PromptPolicy, SinkPosition, TextContexts, Timetable, Workers,
 };
 use crate::checkpoint::{Manifest, Preset, TIMESTEP_SHIFTS};
 use crate::device::{DeviceSpec, Devices};
-use crate::model::VideoSpec;
+use crate::model::{VideoModel, VideoSpec};
 use crate::wan;
 
 /// Largest side of a frame, in pixels: well beyond what any checkpoint was trained on.
@@ -253,6 +256,19 @@ pub(super) struct Plan {
     pub(super) threads: Option<usize>,
     pub(super) seed: u64,
     pub(super) size: FrameSize,
+}
+
+impl Plan {
+    /// What denoises a stream that starts under `text`.
+    pub(super) fn cascade(
+        &self,
+        models: &[Arc<dyn VideoModel>],
+        text: Arc<TextContexts>,
+    ) -> candle_core::Result<Cascade> {
+        let workers = Workers { models: models.to_vec(), threads: self.threads };
+        let noise = Arc::new(SeededNoise { seed: self.seed });
+        Cascade::new(workers, self.schedule.clone(), noise, text, self.cascade.clone())
+    }
 }
 
 fn in_range(field: &'static str, value: usize, low: usize, high: usize) -> Result<()> {

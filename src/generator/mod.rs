@@ -39,6 +39,7 @@ use self::config::{Plan, TEMPORAL_STRIDE};
 use self::progress::Progress;
 use self::queue::Popped;
 use self::stream::{Line, Threads};
+use crate::cascade::{Cascade, TextContexts};
 use crate::device::DeviceSpec;
 use crate::model::{FrameDecoder, Interrupt, TextEncoder, VideoModel};
 
@@ -137,6 +138,16 @@ impl Generator {
     /// A handle for other threads.
     pub fn controls(&self) -> Controls {
         self.controls.clone()
+    }
+
+    /// What denoises the stream, from its start and under one prompt: for who wants clean latents, not
+    /// frames. It computes when it is ticked, and shares with this stream nothing but the networks.
+    pub fn cascade(&self, prompt: &str) -> Result<Cascade> {
+        let embedding = self.parts.text.encode(prompt, &Interrupt::default());
+        let text = embedding.and_then(|text| TextContexts::new(&self.parts.models, &text));
+        let text = text.map_err(|cause| Error::worker("encoding a prompt", cause))?;
+        let cascade = self.plan.cascade(&self.parts.models, Arc::new(text));
+        cascade.map_err(|cause| Error::worker("denoising", cause))
     }
 
     /// The next frame; `None` at the end of the stream. [`Error::Cancelled`] loses nothing: after

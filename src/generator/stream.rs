@@ -13,12 +13,11 @@ use super::config::Plan;
 use super::error::{Error, Result};
 use super::frames::{Frame, FrameSize, Place};
 use super::gate::{Closed, Gate};
-use super::noise::SeededNoise;
 use super::prompt::{AppliedPrompt, Desk, Due};
 use super::queue::{Popped, Queue};
 use super::timing::{Meter, Timing};
-use crate::cascade::{BlockCost, Cascade, CleanBlock, Workers};
-use crate::model::{FrameDecoder, TextEncoder};
+use crate::cascade::{BlockCost, Cascade, CleanBlock};
+use crate::model::{FrameDecoder, TextEncoder, VideoModel};
 
 /// A block on its way to the decoder.
 #[derive(Debug)]
@@ -117,7 +116,7 @@ impl Threads {
 
     fn start_all(&mut self, parts: &Parts, plan: &Plan, line: &Arc<Line>) -> io::Result<()> {
         let (text, mut decoder) = (parts.text.clone(), parts.decoder.fresh());
-        let workers = Workers { models: parts.models.clone(), threads: plan.threads };
+        let models = parts.models.clone();
         let (plan, size) = (plan.clone(), plan.size);
         let (l1, l2, l3) = (line.clone(), line.clone(), line.clone());
         self.spawn("blockcascade-text", move || {
@@ -125,7 +124,7 @@ impl Threads {
             l1.desk.close();
         })?;
         self.spawn("blockcascade-denoise", move || {
-            l2.guard("denoising", &l2.latents, || denoise(workers, &plan, &l2));
+            l2.guard("denoising", &l2.latents, || denoise(&models, &plan, &l2));
             l2.latents.end();
         })?;
         self.spawn("blockcascade-decode", move || {
@@ -185,14 +184,12 @@ fn encode(encoder: &dyn TextEncoder, line: &Line) -> Result<(), Stop> {
     }
 }
 
-fn denoise(workers: Workers, plan: &Plan, line: &Line) -> Result<(), Stop> {
+fn denoise(models: &[Arc<dyn VideoModel>], plan: &Plan, line: &Line) -> Result<(), Stop> {
     let failed = |cause| failed("denoising", cause);
-    let mut conditioning = Conditioning::new(workers.models.clone(), plan.change);
+    let mut conditioning = Conditioning::new(models.to_vec(), plan.change);
     conditioning.turn(line.desk.due(Some(0))?.ok_or(Stop::Closed)?).map_err(unheard)?;
     let (text, _) = conditioning.advance(true).map_err(unheard)?.ok_or(Stop::Closed)?;
-    let noise = Arc::new(SeededNoise { seed: plan.seed });
-    let (schedule, config) = (plan.schedule.clone(), plan.cascade.clone());
-    let mut cascade = Cascade::new(workers, schedule, noise, text, config).map_err(failed)?;
+    let mut cascade = plan.cascade(models, text).map_err(failed)?;
     while !cascade.is_finished() {
         // What nobody takes yet is not denoised yet: a new prompt can still touch it.
         line.latents.wait_for_room()?;

@@ -1,15 +1,14 @@
 //! Streams that are run to be timed.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use candle_core::{DType, Device, Tensor};
-use gstblockcascade::cascade::PromptPolicy;
+use candle_core::{Device, Tensor};
+use gstblockcascade::cascade::{BlockCost, Cascade, CleanBlock, PromptPolicy};
 use gstblockcascade::generator::{
     Controls, Frame, FrameSize, Generator, GeneratorConfig, Parts, Prompt, PromptChange,
 };
-use gstblockcascade::model::{FrameDecoder, Interrupt};
+use gstblockcascade::model::Interrupt;
 
 /// What a stream shows, and what it changes to.
 const PROMPTS: [&str; 2] = ["a red ball bounces on a beach", "a blue cube spins in the snow"];
@@ -58,16 +57,12 @@ pub struct PromptLatency {
 pub fn row(width: usize, config: &GeneratorConfig, parts: &Parts, blocks: u64) -> Result<Row> {
     let models = parts.models[..config.devices.len()].to_vec();
     let parts = Parts { models, ..parts.clone() };
-    let size = config.frame_size();
-    let decoder = Arc::new(Blank { size, started: false });
-    let mut still = Stream::new(config, Parts { decoder, ..parts.clone() })?;
-    let denoised = still.frames_per_second(blocks)?;
-    let cost = still.generator.controls().timing().cost;
-    drop(still);
-    // Before a stream runs that denoises: it goes on until its queues are full.
-    let decoder_device = config.decoder_device.map_or(Ok(Device::Cpu), |device| device.open())?;
-    let decoded = decoded(&parts, size, &decoder_device)?;
     let mut stream = Stream::new(config, parts.clone())?;
+    // Before the stream itself runs: it goes on until its queues are full.
+    let (denoised, cost) = stream.denoised(blocks)?;
+    let decoder_device = config.decoder_device.map_or(Ok(Device::Cpu), |device| device.open())?;
+    let decoded = decoded(&parts, config.frame_size(), &decoder_device)?;
+    let first_frame = stream.first_frame()?;
     let delivered = stream.frames_per_second(blocks)?;
     Ok(Row {
         width,
@@ -75,7 +70,7 @@ pub fn row(width: usize, config: &GeneratorConfig, parts: &Parts, blocks: u64) -
         denoised,
         decoded,
         delivered,
-        first_frame: stream.first_frame,
+        first_frame,
         prompts: stream.prompt_latencies()?,
         ticks: cost.ticks,
         exchanged_bytes: cost.exchanged_bytes,
@@ -91,24 +86,35 @@ struct Stream {
     /// Blocks until all that rolls does, and until as many are in flight as can be.
     fill: u64,
     width: u64,
-    first_frame: Duration,
 }
 
 impl Stream {
-    /// Reads the first frame.
     fn new(config: &GeneratorConfig, parts: Parts) -> Result<Self> {
         let config = GeneratorConfig { prompt: PROMPTS[0].into(), ..config.clone() };
-        let mut generator = Generator::from_parts(parts, &config, Controls::new(&config)?)?;
-        let begun = Instant::now();
-        read(&mut generator)?;
+        let generator = Generator::from_parts(parts, &config, Controls::new(&config)?)?;
         let (format, preset) = (generator.format(), &config.model.preset);
         Ok(Self {
-            first_frame: begun.elapsed(),
             block: format.first_frame(2) - format.first_frame(1),
             fill: (preset.window + preset.sink + config.cascade_width) as u64,
             width: config.cascade_width as u64,
             generator,
         })
+    }
+
+    /// Frames a second where nobody decodes or reads, and what a block costs.
+    fn denoised(&self, blocks: u64) -> Result<(f64, BlockCost)> {
+        let mut cascade = self.generator.cascade(PROMPTS[0])?;
+        clean_blocks(&mut cascade, self.fill)?;
+        let begun = Instant::now();
+        let last = clean_blocks(&mut cascade, blocks)?;
+        last.latent.flatten_all()?.get(0)?.to_device(&Device::Cpu)?; // waits for a GPU
+        Ok(((blocks * self.block) as f64 / begun.elapsed().as_secs_f64(), last.cost))
+    }
+
+    fn first_frame(&mut self) -> Result<Duration> {
+        let begun = Instant::now();
+        read(&mut self.generator)?;
+        Ok(begun.elapsed())
     }
 
     fn frames_per_second(&mut self, blocks: u64) -> Result<f64> {
@@ -154,6 +160,19 @@ fn read(generator: &mut Generator) -> Result<Frame> {
     }
 }
 
+/// Denoises so many blocks, at least one, and returns the last one.
+fn clean_blocks(cascade: &mut Cascade, blocks: u64) -> Result<CleanBlock> {
+    let (interrupt, mut clean) = (Interrupt::default(), 0);
+    loop {
+        let block = cascade.tick(&interrupt)?;
+        clean += u64::from(block.is_some());
+        match block {
+            Some(block) if clean >= blocks => return Ok(block),
+            _ => {}
+        }
+    }
+}
+
 /// Frames a second of the decoder alone, on noise.
 fn decoded(parts: &Parts, size: FrameSize, device: &Device) -> Result<f64> {
     let spec = parts.models[0].spec();
@@ -173,26 +192,6 @@ fn decoded(parts: &Parts, size: FrameSize, device: &Device) -> Result<f64> {
     decode(WARM)?;
     let begun = Instant::now();
     Ok(decode(DECODED)? as f64 / begun.elapsed().as_secs_f64())
-}
-
-/// A decoder that does no work: every frame is black.
-#[derive(Debug)]
-struct Blank {
-    size: FrameSize,
-    started: bool,
-}
-
-impl FrameDecoder for Blank {
-    fn step(&mut self, latents: &Tensor, _: &Interrupt) -> candle_core::Result<Tensor> {
-        let per_latent = if std::mem::replace(&mut self.started, true) { 4 } else { 1 };
-        let frames = latents.dim(0)? * per_latent;
-        let FrameSize { width, height } = self.size;
-        Tensor::zeros((frames, height as usize, width as usize, 3), DType::F32, &Device::Cpu)
-    }
-
-    fn fresh(&self) -> Box<dyn FrameDecoder> {
-        Box::new(Self { started: false, ..*self })
-    }
 }
 
 /// What the process holds in memory now.
