@@ -62,6 +62,8 @@ fn main() -> std::result::Result<(), Box<dyn Error>> {
 }
 
 fn measure(target: &Target, name: &str, mut work: Work) -> Result<serde_json::Value> {
+    device::keep_memory(&target.device)?;
+    device::peak_memory(&target.device)?; // counts from here
     let mut run = || {
         let begun = Instant::now();
         work()?;

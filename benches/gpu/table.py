@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Makes one table of JSON lines from stdin: each workload of ours beside its peers, and beside the least time
-that its arithmetic takes at the rate of a dense product, 790 TFLOP/s in bf16 on an H200."""
+that its arithmetic takes at the rate of a dense product, 790 TFLOP/s in bf16, measured on an H200."""
 
 import json
 import sys
@@ -34,6 +34,7 @@ def main():
     for ours in (line for line in lines if line["peer"] == "ours"):
         peers = [line for line in lines if line["bench"] == ours["bench"] and line["peer"] != "ours"]
         show(cells(ours, peers))
+    print("MiB: in use at most. PyTorch's transformers hold keys and values for each layer, ours one pair for all.")
     for peer in lines:
         if not any(line["bench"] == peer["bench"] and line["peer"] == "ours" for line in lines):
             print(f"{peer['bench']}: only {peer['peer']}, {peer['ms']:.1f} ms")

@@ -288,10 +288,11 @@ def main():
         if args.names and name not in args.names:
             continue
         try:
-            if is_gpu:
-                torch.cuda.reset_peak_memory_stats()
             with torch.device(args.device):  # of billions of random numbers
                 work = make()
+            if is_gpu:
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
             figures = measure(work.run, torch.cuda.synchronize if is_gpu else lambda: None)
         except Exception as error:  # of one peer: the others are still measured
             print(f"{name}, {peer}: {error}", file=sys.stderr)

@@ -11,6 +11,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::block::Block;
 use super::history::History;
 use super::worker::{Tick, Worker};
+use crate::device;
 use crate::model::{Interrupt, VideoModel};
 
 /// What a cascade is computed by.
@@ -82,7 +83,7 @@ impl Crew {
             flows.extend(share.unwrap_or_else(|panic| resume_unwind(panic))?);
         }
         flows.sort_by_key(|(place, _)| *place);
-        flows.into_iter().map(|(_, flow)| flow.to_device(&home)).collect()
+        flows.into_iter().map(|(_, flow)| device::moved(&flow, &home)).collect()
     }
 
     /// Keeps what the last tick left.

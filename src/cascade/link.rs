@@ -6,6 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Result, Tensor, bail};
 
+use crate::device::moved;
 use crate::model::Kv;
 
 /// The board that the workers of one tick share; it ends with the tick, and all that is on it.
@@ -124,15 +125,6 @@ impl Shelf {
 /// The same keys and values on another device.
 pub(super) fn on(kv: &Kv, device: &Device) -> Result<Kv> {
     Ok(Kv { k: moved(&kv.k, device)?, v: moved(&kv.v, device)? })
-}
-
-fn moved(x: &Tensor, device: &Device) -> Result<Tensor> {
-    if x.device().same_device(device) {
-        return Ok(x.clone());
-    }
-    let x = x.force_contiguous()?; // a copy takes the whole storage along
-    x.device().synchronize()?;
-    x.to_device(device)
 }
 
 fn bytes(x: &Tensor) -> u64 {

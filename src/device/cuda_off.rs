@@ -1,6 +1,6 @@
 //! No GPUs: a build without the feature `cuda`.
 
-use candle_core::{Device, Result};
+use candle_core::{Device, Result, Tensor};
 
 /// What candle says of a build without CUDA.
 pub(super) fn open(ordinal: usize) -> Result<Device> {
@@ -10,6 +10,16 @@ pub(super) fn open(ordinal: usize) -> Result<Device> {
 /// The same device, where what is queued does not wait for what others have queued.
 pub fn beside(device: &Device) -> Result<Device> {
     Ok(device.clone())
+}
+
+/// From here on, what is freed is kept for what is allocated next; there is nothing to do on a CPU.
+pub fn keep_memory(_: &Device) -> Result<()> {
+    Ok(())
+}
+
+/// The same numbers on another device, of which a CPU is the only one.
+pub fn moved(x: &Tensor, device: &Device) -> Result<Tensor> {
+    x.to_device(device)
 }
 
 /// Whether there is any: none that this build knows of.

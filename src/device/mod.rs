@@ -18,7 +18,7 @@ use std::str::FromStr;
 
 use candle_core::{Device, DeviceLocation, Result, utils};
 
-pub use self::cuda::{beside, lacks_bf16, memory, peak_memory};
+pub use self::cuda::{beside, keep_memory, lacks_bf16, memory, moved, peak_memory};
 pub use self::list::Devices;
 
 /// What a model is computed on.

@@ -50,7 +50,12 @@ pub(super) fn parts(
     let replicas = opened.into_iter().map(|device| load.on(device).model());
     let replicas = replicas.collect::<Result<Vec<_>>>()?;
     let models = config.devices.iter().filter_map(|&device| on(device, &devices, &replicas));
-    Ok(Parts { text, models: models.collect(), decoder: load.on(decoder_device).decoder()?.into() })
+    let models = models.collect();
+    let decoder = load.on(decoder_device.clone()).decoder()?.into();
+    for device in replicas.iter().map(|model| model.device()).chain([&decoder_device]) {
+        device::keep_memory(device).map_err(|source| failed(device, source))?;
+    }
+    Ok(Parts { text, models, decoder })
 }
 
 fn open(device: DeviceSpec) -> Result<Device> {

@@ -194,7 +194,7 @@ fn denoise(models: &[Arc<dyn VideoModel>], plan: &Plan, line: &Line) -> Result<(
         // What nobody takes yet is not denoised yet: a new prompt can still touch it.
         line.latents.wait_for_room()?;
         hear(line, &mut conditioning, &mut cascade)?;
-        let tick = |interrupt: &_| line.denoising.time(|| cascade.tick(interrupt));
+        let tick = |interrupt: &_| line.denoising.time(|| finished(cascade.tick(interrupt)?));
         let clean = line.gate.persist(tick)?.map_err(failed)?;
         if let Some(CleanBlock { index, latent, text, cost }) = clean {
             log::debug!("block {index} is clean");
@@ -204,6 +204,14 @@ fn denoise(models: &[Arc<dyn VideoModel>], plan: &Plan, line: &Line) -> Result<(
         }
     }
     Ok(())
+}
+
+/// A clean block when it is there: a GPU's is only queued, which neither clocks nor other streams know.
+fn finished(clean: Option<CleanBlock>) -> candle_core::Result<Option<CleanBlock>> {
+    if let Some(clean) = &clean {
+        clean.latent.device().synchronize()?;
+    }
+    Ok(clean)
 }
 
 /// Conditions the coming tick on what is due. After a cut it may start a block that it would not have
@@ -251,11 +259,12 @@ fn decode(decoder: &mut dyn FrameDecoder, size: FrameSize, line: &Line) -> Resul
         for frame in 0..latents.dims().first().copied().unwrap_or(0) {
             let latent = latents.narrow(0, frame, 1);
             let latent = latent.map_err(|cause| failed("decoding", cause))?;
-            let step = |interrupt: &_| line.decoding.time(|| decoder.step(&latent, interrupt));
-            let pixels = line.gate.persist(step)?;
             let place = Place { frame: index, block: clean.index, prompt: clean.prompt.clone() };
-            let frames = pixels.and_then(|pixels| Frame::from_pixels(&pixels, size, place));
-            for frame in frames.map_err(|cause| failed("decoding", cause))? {
+            let mut frames = |interrupt: &_| {
+                Frame::from_pixels(&decoder.step(&latent, interrupt)?, size, place.clone())
+            };
+            let step = |interrupt: &_| line.decoding.time(|| frames(interrupt));
+            for frame in line.gate.persist(step)?.map_err(|cause| failed("decoding", cause))? {
                 index += 1;
                 line.frames.push(Ok(frame))?;
             }

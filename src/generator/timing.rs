@@ -15,7 +15,7 @@ const RECENT: usize = 64;
 pub struct Timing {
     /// The ticks from one clean block to the next, waiting excluded.
     pub denoise: BlockTimes,
-    /// Latents to pixels.
+    /// Latents to frames.
     pub decode: BlockTimes,
     /// What the newest clean block took besides time.
     pub cost: BlockCost,

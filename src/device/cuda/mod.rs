@@ -7,14 +7,14 @@ use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{Device, Error, Result};
+use candle_core::{Device, Error, Result, Tensor};
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
 use super::Unavailable;
 
 /// What cuBLAS and the kernels were built for: tens are minor versions.
 const CUDA: c_int = 13_000;
-/// Bytes of freed memory that a device keeps: the activations of a forward, not the weights of a model.
+/// Bytes that a device keeps beyond those in use: the activations of a forward, not the weights of a model.
 const KEPT: u64 = 4 << 30;
 /// The first architecture that computes in bf16, as major and minor version.
 const BF16: (c_int, c_int) = (8, 0);
@@ -32,7 +32,8 @@ pub(super) fn open(ordinal: usize) -> Result<Device> {
         return Ok(device.clone());
     }
     let device = Device::new_cuda_with_stream(ordinal)?;
-    keep_memory(&device).map_err(Error::wrap)?;
+    do_not_wait_for_memory(&device).map_err(Error::wrap)?;
+    keep_memory(&device)?;
     // Whoever was first, if two have opened it at once.
     Ok(known().entry(ordinal).or_insert(device).clone())
 }
@@ -45,13 +46,44 @@ pub fn beside(device: &Device) -> Result<Device> {
     }
 }
 
-/// What is freed is kept for what is allocated next; by default all of it goes back whenever anybody waits.
-fn keep_memory(device: &Device) -> std::result::Result<(), DriverError> {
+/// Has a stream never wait for another one, to reuse what that one is still to free.
+fn do_not_wait_for_memory(device: &Device) -> std::result::Result<(), DriverError> {
     let Some(pool) = pool(device)? else { return Ok(()) };
-    let mut kept = KEPT;
-    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the pool is a device's own, and this attribute of it is a number of 64 bits.
-    unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut kept).cast()) }
+    let mut no: c_int = 0;
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_REUSE_ALLOW_INTERNAL_DEPENDENCIES;
+    // SAFETY: the pool is a device's own, and this attribute of it is an int.
+    unsafe { result::mem_pool::set_attribute(pool, attribute, (&raw mut no).cast()) }
+}
+
+/// From here on, what is freed is kept for what is allocated next, up to a few GiB more than is in use now; by
+/// default all of it goes back whenever anybody waits. To be called when weights are loaded.
+pub fn keep_memory(device: &Device) -> Result<()> {
+    let Some(pool) = pool(device).map_err(Error::wrap)? else { return Ok(()) };
+    let mut bytes = 0u64;
+    let used = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT;
+    let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the pool is a device's own, and these attributes of it are numbers of 64 bits.
+    unsafe {
+        result::mem_pool::get_attribute(pool, used, (&raw mut bytes).cast())
+            .map_err(Error::wrap)?;
+        bytes = bytes.saturating_add(KEPT);
+        result::mem_pool::set_attribute(pool, threshold, (&raw mut bytes).cast())
+            .map_err(Error::wrap)
+    }
+}
+
+/// The same numbers on another device. Where `x` was, nothing that is queued later comes before they are read
+/// there: its memory may be freed at once.
+pub fn moved(x: &Tensor, device: &Device) -> Result<Tensor> {
+    if x.device().same_device(device) {
+        return Ok(x.clone());
+    }
+    let x = x.force_contiguous()?; // a copy takes the whole storage along
+    let there = x.to_device(device)?;
+    if let (Device::Cuda(here), Device::Cuda(device)) = (x.device(), device) {
+        here.cuda_stream().join(&device.cuda_stream()).map_err(Error::wrap)?;
+    }
+    Ok(there)
 }
 
 /// Where a device's memory comes from; not all of them have one.

@@ -104,10 +104,10 @@ impl Stream {
     /// Frames a second where nobody decodes or reads, and what a block costs.
     fn denoised(&self, blocks: u64) -> Result<(f64, BlockCost)> {
         let mut cascade = self.generator.cascade(PROMPTS[0])?;
-        clean_blocks(&mut cascade, self.fill)?;
+        clean_blocks(&mut cascade, self.fill)?.latent.device().synchronize()?;
         let begun = Instant::now();
         let last = clean_blocks(&mut cascade, blocks)?;
-        last.latent.flatten_all()?.get(0)?.to_device(&Device::Cpu)?; // waits for a GPU
+        last.latent.device().synchronize()?;
         Ok(((blocks * self.block) as f64 / begun.elapsed().as_secs_f64(), last.cost))
     }
 
@@ -185,7 +185,7 @@ fn decoded(parts: &Parts, size: FrameSize, device: &Device) -> Result<f64> {
         for _ in 0..count {
             let pixels = decoder.step(&latents, &interrupt)?;
             frames += pixels.dim(0)?;
-            pixels.flatten_all()?.get(0)?.to_device(&Device::Cpu)?; // waits for a GPU
+            pixels.device().synchronize()?;
         }
         Ok(frames)
     };
