@@ -205,7 +205,7 @@ impl BaseSrcImpl for BlockCascadeSrc {
         if stream.is_loading() {
             self.cancel_loading(&stream);
         }
-        let answers = stream.book.close();
+        let answers = stream.close();
         self.post_answers(&answers, &[]);
         Ok(())
     }

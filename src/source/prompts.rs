@@ -178,11 +178,13 @@ impl Book {
     }
 
     /// Everything that still waits, when the stream ends.
-    pub fn close(&mut self) -> Vec<Answer> {
+    pub fn close(&mut self, early: impl IntoIterator<Item = (Request, Instant)>) -> Vec<Answer> {
         self.shown = None;
-        self.dropped += self.waiting.len() as u64;
-        let answer = |Waiting { request, since, .. }| Answer { request, since, applied: false };
-        self.waiting.drain(..).map(answer).collect()
+        let waiting = self.waiting.drain(..).map(|waiting| (waiting.request, waiting.since));
+        let answer = |(request, since)| Answer { request, since, applied: false };
+        let answers: Vec<_> = waiting.chain(early).map(answer).collect();
+        self.dropped += answers.len() as u64;
+        answers
     }
 }
 
@@ -277,8 +279,11 @@ mod tests {
     fn what_waits_at_the_end_is_dropped() {
         let mut book = Book::default();
         book.wait(waiting(1, Some(99)));
-        assert_eq!(book.close().len(), 1);
-        assert_eq!((book.applied, book.dropped), (0, 1));
+        let early = waiting(2, None);
+        let answers = book.close([(early.request, early.since)]);
+        let ids: Vec<_> = answers.into_iter().map(|answer| answer.request.id.unwrap()).collect();
+        assert_eq!(ids, ["1", "2"]);
+        assert_eq!((book.applied, book.dropped, book.len()), (0, 2, 0));
     }
 
     #[test]

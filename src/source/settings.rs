@@ -5,7 +5,7 @@ use std::path::Path;
 use gstreamer as gst;
 
 use crate::cascade;
-use crate::checkpoint::{Located, Manifest, Place};
+use crate::checkpoint::{Located, Manifest, Place, Role};
 use crate::generator::{
     self, Error, GeneratorConfig, PromptChange, Result, WeightPaths, WeightsSource,
 };
@@ -302,8 +302,9 @@ fn in_folder(folder: &Path) -> Result<(Manifest, WeightsSource)> {
         let manifest = Manifest::named(name)?;
         let located = manifest.locate(Some(folder));
         // Embedded files are everywhere: they say nothing about the folder.
+        // Models share text encoders and decoders; each has a transformer of its own.
         let is_here = |file: &Located<'_>| match &file.found {
-            Some(Place::Disk(path)) => path.starts_with(folder),
+            Some(Place::Disk(path)) => file.file.role == Role::Dit && path.starts_with(folder),
             _ => false,
         };
         if located.iter().any(is_here) {
@@ -311,7 +312,8 @@ fn in_folder(folder: &Path) -> Result<(Manifest, WeightsSource)> {
         }
     }
     let names = Manifest::names().collect::<Vec<_>>().join(", ");
-    let reason = format!("no file of a known model in {}; there are {names}", folder.display());
+    let reason =
+        format!("no transformer of a known model in {}; there are {names}", folder.display());
     Err(Error::config("model", reason))
 }
 
@@ -323,6 +325,22 @@ pub fn steps_to_array(steps: &[u32]) -> gst::Array {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_is_of_the_model_whose_transformer_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let refused = in_folder(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("no transformer of a known model in"), "{refused}");
+        let model = Manifest::named("longlive-1.3b").unwrap();
+        for file in &model.files {
+            let path = folder.path().join(&file.path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let sparse = std::fs::File::create(path).unwrap();
+            sparse.set_len(file.size.unwrap_or(1)).unwrap();
+        }
+        let (found, _) = in_folder(folder.path()).unwrap();
+        assert_eq!(found.name, model.name, "self-forcing has the same text encoder");
+    }
 
     #[test]
     fn a_random_seed_can_be_given_back_as_the_property() {

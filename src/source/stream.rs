@@ -8,7 +8,7 @@ use gstreamer::prelude::*;
 use gstreamer_video as gst_video;
 
 use super::pace::Pace;
-use super::prompts::{self, Book, Request, Waiting};
+use super::prompts::{self, Answer, Book, Request, Waiting};
 use crate::device::DeviceSpec;
 use crate::generator::{
     BlockTimes, Controls, Frame, GeneratorConfig, Loading, Prompt, PromptChange, Result, Timing,
@@ -36,7 +36,7 @@ pub struct Stream {
     is_timed: bool,
     pub book: Book,
     /// Prompts for certain times that came before it was known which frame is shown then.
-    early: Vec<Request>,
+    early: Vec<(Request, Instant)>,
     pub current_prompt: Option<String>,
     pub prompt_latency: Option<Duration>,
     pub counters: Counters,
@@ -113,7 +113,7 @@ impl Stream {
             return false;
         }
         if request.running_time.is_some() && !self.is_timed {
-            self.early.push(request);
+            self.early.push((request, Instant::now()));
             return true;
         }
         let time = request.running_time.filter(|time| past.is_none_or(|past| *time > past));
@@ -129,7 +129,12 @@ impl Stream {
     /// The times of frames are known from now on: prompts that waited for that.
     pub fn timed(&mut self) -> Vec<Request> {
         self.is_timed = true;
-        std::mem::take(&mut self.early)
+        self.early.drain(..).map(|(request, _)| request).collect()
+    }
+
+    /// What has not been shown will not be.
+    pub fn close(&mut self) -> Vec<Answer> {
+        self.book.close(self.early.drain(..))
     }
 
     /// The first block of which no frame is shown before that number.
@@ -196,14 +201,15 @@ impl Stream {
         if denoise == BlockTimes::default() || slower.is_zero() {
             return stats;
         }
-        let (format, fps) = (self.format(), f64::from(self.config.model.preset.fps));
-        let frames = format.first_frame(2) - format.first_frame(1);
+        let format = self.format();
+        let shown_for = self.pace.span(format.first_frame(2) - format.first_frame(1));
+        let realtime_factor = shown_for.nseconds() as f64 / slower.as_nanos() as f64;
         stats
             .field("block-time-last", clock_time(denoise.last))
             .field("block-time-avg", clock_time(denoise.mean))
             .field("block-time-p95", clock_time(denoise.p95))
             .field("decode-time-avg", clock_time(decode.mean))
-            .field("realtime-factor", frames as f64 / fps / slower.as_secs_f64())
+            .field("realtime-factor", realtime_factor)
     }
 }
 

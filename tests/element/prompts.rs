@@ -278,6 +278,41 @@ fn the_first_prompt_is_the_title() {
     assert_eq!(titles.collect::<Vec<_>>(), ["a red ball"]);
 }
 
+/// Twice the rate is half the time that there is for a block.
+#[test]
+fn the_realtime_factor_is_that_of_the_negotiated_rate() {
+    for rate in [16, 48] {
+        let caps = format!("video/x-raw,format=RGB,framerate={rate}/1");
+        let (element, mut harness) = playing_as("seed=0 num-buffers=24", &caps);
+        pull(&mut harness, 24);
+        let stats = element.property::<gst::Structure>("stats");
+        let time = |name| stats.get::<gst::ClockTime>(name).unwrap().nseconds() as f64 / 1e9;
+        let slower = time("block-time-avg").max(time("decode-time-avg"));
+        let realtime = stats.get::<f64>("realtime-factor").unwrap() * slower;
+        let expected = BLOCKS[1] as f64 / f64::from(rate);
+        assert!((realtime / expected - 1.0).abs() < 1e-3, "{realtime} s at {rate}/s");
+    }
+}
+
+#[test]
+fn a_prompt_for_a_time_that_never_comes_is_answered() {
+    let element = element("seed=0 is-live=true");
+    element.set_bus(Some(&gst::Bus::new()));
+    element.set_state(gst::State::Paused).unwrap();
+    let options = gst::Structure::builder("options")
+        .field("running-time", gst::ClockTime::SECOND)
+        .field("id", "never")
+        .build();
+    assert!(element.emit_by_name::<bool>("set-prompt", &[&"a star", &options]));
+    element.set_state(gst::State::Null).unwrap();
+    let bus = element.bus().unwrap();
+    let told = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Element]));
+    let told = told.filter_map(|message| message.structure().map(ToOwned::to_owned));
+    let told: Vec<_> = told.filter(|fields| fields.get("id") == Ok("never")).collect();
+    let names: Vec<_> = told.iter().map(|fields| fields.name().as_str()).collect();
+    assert_eq!(names, ["blockcascade/prompt-dropped"]);
+}
+
 #[test]
 fn stats_tell_how_fast_it_is() {
     let (element, mut harness) = playing("seed=0");
@@ -286,7 +321,6 @@ fn stats_tell_how_fast_it_is() {
     for name in ["block-time-last", "block-time-avg", "block-time-p95", "decode-time-avg"] {
         assert!(stats.get::<gst::ClockTime>(name).unwrap() > gst::ClockTime::ZERO, "{name}");
     }
-    assert!(stats.get::<f64>("realtime-factor").unwrap() > 0.0);
     assert_eq!(
         (stats.get::<&str>("model"), stats.get::<&str>("state")),
         (Ok("pocket"), Ok("generating"))
