@@ -1,6 +1,7 @@
 #!/bin/sh
 # pipelines/play.sh "a prompt" [SECONDS]
-# Shows the prompt in a window; without a display, writes an .mp4 and prints its path.
+# Shows the prompt in a window; without a display, writes an .mp4, of 10 seconds unless told otherwise, and prints
+# its path.
 # MODEL names another model than the embedded one, SEED makes the same frames again, OUT names the file.
 . "$(dirname "$0")/plugin.sh"
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # pipelines/record.sh "a prompt" FILE.mp4|FILE.mkv|FILE.webm [SECONDS]
-# Records a file as fast as the model goes. MODEL names another model than the embedded one, SEED makes
-# the same frames again.
+# Records a file, 10 seconds unless told otherwise, as fast as the model goes. MODEL names another model than the
+# embedded one, SEED makes the same frames again.
 . "$(dirname "$0")/plugin.sh"
 
 usage="usage: $0 PROMPT FILE.mp4|FILE.mkv|FILE.webm [SECONDS]"

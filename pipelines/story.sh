@@ -1,6 +1,6 @@
 #!/bin/sh
 # pipelines/story.sh STORY.srt FILE.mp4 [SECONDS]
-# A subtitle file drives the prompts: each is applied at the first block that starts at its time or
+# A subtitle file drives the prompts, for 20 seconds unless told otherwise: each is applied at the first block that starts at its time or
 # later, the same on every run. MODEL and SEED may be set.
 . "$(dirname "$0")/plugin.sh"
 

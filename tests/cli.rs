@@ -217,7 +217,7 @@ const BAD: [(&[&str], i32, &[&str]); 21] = [
     (&["--steps", "1001"], 1, &["steps", "1001", "1000"]),
     (&["--blocks", "0"], 1, &["blocks", "got 0", "at least 1"]),
     (&["--seconds", "nan"], 1, &["seconds", "NaN", "at least one frame"]),
-    (&["--decoder", "tiny"], 1, &["decoder", "got Tiny", "pocket has files for [Full]"]),
+    (&["--decoder", "tiny"], 1, &["decoder", "got tiny", "pocket has files for full;"]),
     (&["--weights-dit", "none.pt"], 1, &["none.pt", "No such file"]),
     (&["--device", "gpu"], 2, &["device", "gpu", "cuda:N"]),
     (&["--devices", "cpu,cpu"], 1, &["devices", "got 2", "at most 1"]),
@@ -414,7 +414,7 @@ const BAD_PLANS: [(&[&str], i32, &[&str]); 8] = [
     (&["--window", "9999"], 1, &["window", "got 9999", "0 to 1024"]),
     (&["--steps", "500,500"], 1, &["steps", "[500, 500]", "falling"]),
     (&["--link", "0"], 1, &["link", "got 0", "above 0"]),
-    (&["--model", "pocket", "--decoder", "tiny"], 1, &["decoder", "got Tiny", "[Full]"]),
+    (&["--model", "pocket", "--decoder", "tiny"], 1, &["decoder", "got tiny", "files for full;"]),
 ];
 
 #[test]

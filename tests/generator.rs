@@ -694,7 +694,7 @@ fn a_decoder_that_the_model_lacks_must_be_named_or_random() {
         let config = GeneratorConfig { decoder, ..pocket("", 1) };
         let error = config.validate().unwrap_err();
         assert!(matches!(error, Error::Config { field: "decoder", .. }), "{error}");
-        assert!(error.to_string().contains("pocket has files for [Full]"), "{error}");
+        assert!(error.to_string().contains("pocket has files for full;"), "{error}");
         let named = WeightPaths { decoder: Some("here.pth".into()), ..WeightPaths::default() };
         for weights in [WeightsSource::Files(named), WeightsSource::Random { seed: 0 }] {
             GeneratorConfig { weights, ..config.clone() }.validate().unwrap();
@@ -848,9 +848,9 @@ fn settings_that_make_no_sense_are_named() {
     let cases: [(&str, &str, Change); 17] = [
         ("size", "250x144", |c| c.size = Some(FrameSize { width: 250, height: 144 })),
         ("size", "256x0", |c| c.size = Some(FrameSize { width: 256, height: 0 })),
-        ("cascade_width", "got 0", |c| c.cascade_width = 0),
-        ("cascade_width", "1 to 5", |c| c.cascade_width = 6),
-        ("cascade_width", "1 to 4", |c| {
+        ("cascade-width", "got 0", |c| c.cascade_width = 0),
+        ("cascade-width", "1 to 5", |c| c.cascade_width = 6),
+        ("cascade-width", "1 to 4", |c| {
             c.cascade_width = 5;
             c.history_policy = HistoryPolicy::StageMatched;
         }),
@@ -860,18 +860,18 @@ fn settings_that_make_no_sense_are_named() {
             c.devices = devices("cpu,auto");
         }),
         ("threads", "got 0", |c| c.threads = Some(0)),
-        ("prompt_policy", "recache", |c| {
+        ("prompt-policy", "recache", |c| {
             c.history_policy = HistoryPolicy::StageMatched;
             c.change.policy = PromptPolicy::Recache;
         }),
-        ("queue_blocks", "got 0", |c| c.queue_blocks = 0),
+        ("queue-blocks", "got 0", |c| c.queue_blocks = 0),
         ("blocks", "got 0", |c| c.blocks = Some(0)),
         ("window", "0 to 1024", |c| c.model.preset.window = 5000),
         ("sink", "got 5000", |c| c.model.preset.sink = 5000),
-        ("denoising_steps", "[]", |c| c.model.preset.denoising_steps = vec![]),
-        ("denoising_steps", "[500, 750]", |c| c.model.preset.denoising_steps = vec![500, 750]),
-        ("timestep_shift", "got NaN", |c| c.model.preset.timestep_shift = f64::NAN),
-        ("timestep_shift", "1 to 100", |c| c.model.preset.timestep_shift = 0.5),
+        ("denoising-steps", "[]", |c| c.model.preset.denoising_steps = vec![]),
+        ("denoising-steps", "[500, 750]", |c| c.model.preset.denoising_steps = vec![500, 750]),
+        ("timestep-shift", "got NaN", |c| c.model.preset.timestep_shift = f64::NAN),
+        ("timestep-shift", "1 to 100", |c| c.model.preset.timestep_shift = 0.5),
     ];
     for (field, said, change) in cases {
         let mut config = config("", 1);

@@ -1,5 +1,6 @@
 //! What a user asks for, checked once, and the plan that follows from it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::error::{Error, Result};
@@ -38,6 +39,17 @@ pub enum Decoder {
     Tiny,
     /// LightTAE (`lighttaew2_1`): the same layers, trained on the full decoder's latents.
     LightTiny,
+}
+
+impl fmt::Display for Decoder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Full => "full",
+            Self::Light => "light",
+            Self::Tiny => "tiny",
+            Self::LightTiny => "light-tiny",
+        })
+    }
 }
 
 /// Number format of the transformer's weights and activations.
@@ -147,8 +159,8 @@ impl GeneratorConfig {
     /// Frames that may wait decoded.
     pub(super) fn queue_frames(&self) -> Result<usize> {
         let frames_per_block = self.model.preset.frames_per_block;
-        in_range("queue_blocks", self.queue_blocks, 1, MAX_QUEUE)?;
-        in_range("frames_per_block", frames_per_block, 1, 64)?;
+        in_range("queue-blocks", self.queue_blocks, 1, MAX_QUEUE)?;
+        in_range("frames-per-block", frames_per_block, 1, 64)?;
         Ok(self.queue_blocks * frames_per_block * TEMPORAL_STRIDE)
     }
 
@@ -158,13 +170,13 @@ impl GeneratorConfig {
         let preset = &self.model.preset;
         let shift = preset.timestep_shift;
         if !TIMESTEP_SHIFTS.contains(&shift) {
-            return Err(Error::config("timestep_shift", format!("got {shift}, expected 1 to 100")));
+            return Err(Error::config("timestep-shift", format!("got {shift}, expected 1 to 100")));
         }
         let schedule = FlowSchedule::new(&preset.denoising_steps, shift)
-            .map_err(|error| Error::config("denoising_steps", error.to_string()))?;
+            .map_err(|error| Error::config("denoising-steps", error.to_string()))?;
         let timetable =
             Timetable::with_width(self.history_policy, schedule.steps(), self.cascade_width);
-        in_range("cascade_width", self.cascade_width, 1, timetable.passes())?;
+        in_range("cascade-width", self.cascade_width, 1, timetable.passes())?;
         self.check_workers(timetable.width())?;
         self.queue_frames()?;
         in_range("fps", preset.fps as usize, 1, 240)?;
@@ -206,7 +218,7 @@ impl GeneratorConfig {
         let matched = self.history_policy == HistoryPolicy::StageMatched;
         if matched && self.change.policy == PromptPolicy::Recache {
             let reason = "got recache, which a stage-matched history has no clean blocks for";
-            return Err(Error::config("prompt_policy", reason));
+            return Err(Error::config("prompt-policy", reason));
         }
         Ok(())
     }
@@ -220,8 +232,10 @@ impl GeneratorConfig {
         if decoders.contains(&self.decoder) {
             return Ok(());
         }
-        let expected = format!("{name} has files for {decoders:?}; another file has to be named");
-        Err(Error::config("decoder", format!("got {:?}, {expected}", self.decoder)))
+        let decoders: Vec<_> = decoders.iter().map(ToString::to_string).collect();
+        let has = format!("{name} has files for {}", decoders.join(", "));
+        let reason = format!("got {}, {has}; another file has to be named", self.decoder);
+        Err(Error::config("decoder", reason))
     }
 
     fn cascade(&self, stagger: usize, size: FrameSize, spec: &VideoSpec) -> CascadeConfig {

@@ -38,7 +38,7 @@ impl FlowSchedule {
         &self.timesteps
     }
 
-    /// The noise level at each step, `0..=1`.
+    /// The sigma at each step, `0..=1`.
     pub fn sigmas(&self) -> &[f64] {
         &self.sigmas
     }

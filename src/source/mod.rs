@@ -36,8 +36,9 @@ glib::wrapper! {
     /// gst-launch-1.0 blockcascadesrc devices=cpu,cpu cascade-width=2 prompt-policy=recache ! fakesink
     /// ```
     ///
-    /// Timestamps follow the frame number and never drift; a frame's meta `GstBlockCascadeMeta` says
-    /// which block and prompt it is of. Tags name the program, and the first prompt as the title.
+    /// Timestamps follow the buffer's `offset` and never drift. A frame's meta `GstBlockCascadeMeta` has `frame`,
+    /// `block`, `prompt-id` and `seed` (u64): a frame that is repeated keeps its own, a slate has `prompt-id` 0. Tags
+    /// name the program, and the first prompt as the title.
     ///
     /// # Loading
     ///
@@ -46,7 +47,7 @@ glib::wrapper! {
     /// process that ask for the same networks share them; each keeps them until NULL, `keep-loaded`
     /// longer than that, and `preload` has them from READY on. With `startup-policy=slate`, a live
     /// source shows a bar meanwhile, so that whoever receives the stream does not give up; element
-    /// messages `blockcascade/loading` with `percent` tell of it then.
+    /// messages `blockcascade/loading` with `percent` and `text` tell of it then.
     ///
     /// # Prompts
     ///
@@ -63,16 +64,27 @@ glib::wrapper! {
     /// Options of the signal and fields of the event: `text`, `running-time` (when), `id` (given back),
     /// and `prompt-policy`, `transition-blocks` and `transition-method` in place of the properties of
     /// these names. A prompt for a time to come begins with a block, whatever the policy; for a time that is
-    /// past, a source that is live or has `wait-prompt=false` takes it as one without. The element messages
-    /// and downstream events `blockcascade/prompt-applied` and `-dropped` answer each, with the `frame` and
-    /// `block` of the meta, the `offset` of the buffer and its `pts`; encoders are asked for a key frame.
+    /// past, a source that is live or has `wait-prompt=false` takes it as one without.
+    ///
+    /// Element messages and downstream events `blockcascade/prompt-applied` and `-dropped` answer each that was
+    /// taken, with `text`, `id` and `latency`: one that was applied with the `frame` and `block` of the meta, the
+    /// `offset` of the buffer and its `pts`, one that was dropped with the `reason`, and without an event when
+    /// that is the stream's end. What is refused (text over 16 KiB, an unknown field, more than 1024 that wait) is
+    /// told by a WARNING. Encoders are asked for a key frame, unless `force-key-unit-on-prompt=false`.
     ///
     /// # When it is too slow
     ///
-    /// `stats` has the time that blocks take and `realtime-factor`, seconds of video made in a second:
-    /// below 1, a live source runs late. What happens then is `underrun-policy`; the element message
-    /// `blockcascade/underrun` tells when it does, with the `offset` of the buffer that was due, once for
-    /// several in a row.
+    /// `realtime-factor` of `stats` is seconds of video made in a second: below 1, a live source runs late.
+    /// What happens then is `underrun-policy`; the element message `blockcascade/underrun` tells when it
+    /// does, with the `offset` and `pts` of the buffer that was due, how `late` it is and the `policy`, once for several
+    /// in a row.
+    ///
+    /// # Statistics
+    ///
+    /// `stats` has `state` (stopped, loading, ready, generating, paused, error), `model`, `seed`, `devices` and
+    /// `load-time`; counts `frames`, `blocks`, `slates`, `repeated`, `gaps`, `underruns`, `prompts-queued`,
+    /// `prompts-applied`, `prompts-dropped`, `duplicate-events`; `queue-level`, frames that wait decoded; and times in
+    /// ns: `prompt-latency-last`, `block-time-last`, `-avg` and `-p95`, `decode-time-avg`, over the last 64 blocks.
     pub struct BlockCascadeSrc(ObjectSubclass<imp::BlockCascadeSrc>)
         @extends gst_base::PushSrc, gst_base::BaseSrc, gst::Element, gst::Object,
         @implements gst::Preset;

@@ -88,7 +88,7 @@ fn stream_rows() -> Vec<Property> {
     vec![
         row!(text glib::ParamSpecString::builder("model")
             .nick("Model")
-            .blurb("A model's name, a manifest file (.toml) or a folder of weights")
+            .blurb("A model's name, a manifest file (.toml) or a folder with a known model's transformer")
             .default_value(Some(defaults.model.as_str()))
             .mutable_ready(), model),
         row!(text glib::ParamSpecString::builder("prompt")
@@ -119,7 +119,7 @@ fn network_rows() -> Vec<Property> {
     vec![
         row!(text glib::ParamSpecString::builder("devices")
             .nick("Devices")
-            .blurb("What to run on: auto, cpu or cuda:N, or a list with a worker for each")
+            .blurb("What to run on: auto, cpu or cuda:N, or a list with a worker for each, at most cascade-width")
             .default_value(Some(defaults.devices.as_str()))
             .mutable_ready(), devices),
         row!(text glib::ParamSpecString::builder("decoder-device")
@@ -137,7 +137,7 @@ fn network_rows() -> Vec<Property> {
         row!(
             glib::ParamSpecEnum::builder_with_default("dtype", defaults.dtype)
                 .nick("Number format")
-                .blurb("Number format of the transformer")
+                .blurb("Number format of the transformer and, on a GPU, of the decoder")
                 .mutable_ready(),
             dtype
         ),
@@ -150,7 +150,7 @@ fn cascade_rows() -> Vec<Property> {
         row!(
             glib::ParamSpecUInt::builder("cascade-width")
                 .nick("Cascade width")
-                .blurb("Blocks in flight at most; 1 is sequential generation")
+                .blurb("Blocks in flight at most, up to the passes of each (steps and cache pass); 1 is sequential generation")
                 .minimum(1)
                 .maximum(MAX_COUNT as u32)
                 .default_value(defaults.cascade_width)

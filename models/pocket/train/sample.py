@@ -42,19 +42,19 @@ def sample(model: Transformer, text: Text, size: tuple[int, int], blocks: int, s
     for block in range(blocks):
         x0 = torch.zeros(shape)
         for sigma in SIGMAS:
-            level = torch.full((count, 1), sigma)
-            noisy = mix(x0, torch.randn(shape, generator=generator), level)
-            x0 = noisy - sigma * forward(model, text, noisy, level, block, past)[0]
+            sigmas = torch.full((count, 1), sigma)
+            noisy = mix(x0, torch.randn(shape, generator=generator), sigmas)
+            x0 = noisy - sigma * forward(model, text, noisy, sigmas, block, past)[0]
         made.append(x0[:, 0])
         _, kv = forward(model, text, x0, torch.zeros(count, 1), block, past)
         past = [(old.then(new) if old else new).last(WINDOW) for old, new in zip(past or [None] * len(kv), kv)]
     return torch.cat(made, 1)
 
 
-def forward(model: Transformer, text: Text, latents: Tensor, level: Tensor, block: int, past):
+def forward(model: Transformer, text: Text, latents: Tensor, sigmas: Tensor, block: int, past):
     seen = tuple(range((past[0].k.shape[1] if past else 0) + 1))
-    which = torch.zeros_like(level, dtype=torch.long)
-    return model(Slots(latents, 1000 * level, Sight((block,), (seen,)), text, which), past)
+    which = torch.zeros_like(sigmas, dtype=torch.long)
+    return model(Slots(latents, 1000 * sigmas, Sight((block,), (seen,)), text, which), past)
 
 
 def load_decoder(run: Path) -> tuple[Decoder, Tensor, Tensor]:

@@ -10,7 +10,7 @@ FRAMES_PER_BLOCK = 3
 
 
 def shifted(u):
-    """Noise level of a share `u` of the untrained schedule, 0..1."""
+    """Sigma of a share `u` of the untrained schedule, 0..1."""
     return SHIFT * u / (1 + (SHIFT - 1) * u)
 
 

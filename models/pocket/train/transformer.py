@@ -3,7 +3,7 @@
 Weights have upstream's names, so the result is read like any checkpoint of the family.
 https://github.com/guandeh17/Self-Forcing/blob/33593df/wan/modules/causal_model.py
 
-A *slot* is a block of latent frames at a place in the stream and at a noise level. `Sight` says which
+A *slot* is a block of latent frames at a place in the stream and at a sigma. `Sight` says which
 slots each one sees; the first ones may be a `past`, of which only keys and values are left.
 """
 

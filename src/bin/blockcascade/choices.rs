@@ -68,7 +68,7 @@ mirror! {
 }
 
 mirror! {
-    /// Number format of weights and activations.
+    /// Number format of the networks.
     Dtype => generator::Dtype {
         #[default]
         /// f32 on a CPU, bf16 on a GPU

@@ -14,7 +14,7 @@ pub struct PresetArgs {
     #[arg(long, value_name = "N")]
     sink: Option<usize>,
     /// Falling denoising steps of 0 to 1000 [default: the model's]
-    #[arg(long, value_name = "N,N,...")]
+    #[arg(long, visible_alias = "denoising-steps", value_name = "N,N,...")]
     steps: Option<Steps>,
 }
 

@@ -43,7 +43,8 @@ pub struct Args {
     /// Which network makes frames of latents
     #[arg(long, value_enum, default_value_t)]
     decoder: Decoder,
-    /// Number format of weights and activations
+    /// Number format of the transformer and, on a GPU, of the decoder; the text encoder is in bf16 unless this
+    /// is f32
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
     #[command(flatten)]

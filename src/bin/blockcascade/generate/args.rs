@@ -45,7 +45,8 @@ pub struct Args {
     /// Threads of each worker on a CPU [default: its share of the cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Number format of weights and activations
+    /// Number format of the transformer and, on a GPU, of the decoder; the text encoder is in bf16 unless this
+    /// is f32
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
     /// NAME.y4m, - for standard output, a folder, or pictures such as frame-%05d.png
@@ -67,7 +68,7 @@ pub struct Args {
 struct CascadeArgs {
     /// Blocks in flight at most, up to the passes that each makes: its steps and, unless history is
     /// stage-matched, one more; 1 makes them one by one
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, visible_alias = "cascade-width", value_name = "N", default_value_t = 1)]
     width: usize,
     #[command(flatten)]
     view: ViewArgs,

@@ -2,7 +2,8 @@
 //!
 //! A model of arithmetic, not a measurement. In the order of its parts: [`forward`] counts FLOP and
 //! bytes, [`rates`] makes seconds of them, [`pace`] lays those along a timetable, [`strategy`] says
-//! which forwards a tick has and what is exchanged, [`advice`] picks.
+//! which forwards a tick has and what is exchanged, [`advice`] picks. What comments call performance.md is a study
+//! that is not part of the repository; the figures of it that matter are repeated here.
 
 mod advice;
 mod case;
