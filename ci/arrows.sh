@@ -8,6 +8,9 @@ status=0
 forbid() {
     what=$1 pattern=$2
     shift 2
+    for path; do
+        [ -e "$path" ] || { echo "$0: there is no $path" >&2 && status=1; }
+    done
     hits=$(grep -rnE --include='*.rs' "$pattern" "$@" | grep -vE '^[^:]+:[0-9]+: *//')
     [ -z "$hits" ] && return
     printf 'forbidden: %s\n%s\n' "$what" "$hits" >&2
@@ -20,13 +23,13 @@ elsewhere() {
 }
 
 forbid 'a tensor in the element' 'candle' src/source
-forbid 'a network that knows who runs it' '(crate|super|self)::(cascade|generator|source)\b' src/wan
+forbid 'a network that knows who runs it' '(crate|super|self)::(\{.*\b)?(cascade|generator|source)\b' src/wan
 forbid 'a layer that knows its network' \
-    'crate::(wan|cascade|generator|source|checkpoint|model)\b|crate::device(;|::[^ka])' src/layers
-forbid 'a device that knows its user' 'crate::(generator|cascade|source|wan)\b' src/device
+    'crate::(\{.*\b)?(wan|cascade|generator|source|checkpoint|model)\b|crate::device(;|::[^ka])' src/layers
+forbid 'a device that knows its user' 'crate::(\{.*\b)?(generator|cascade|source|wan)\b' src/device
 forbid 'a family inside the cascade' '\b[wW]an\b|crate::wan' src/cascade
 # shellcheck disable=SC2046 # one word for each file
-forbid 'a feature outside the on/off pairs' 'cfg(_attr)?\(.*feature *=' $(elsewhere \
+forbid 'a feature outside the on/off pairs' 'cfg(_attr|!)?\(.*feature *=|^ *feature *= *"' $(elsewhere \
     src/lib.rs src/checkpoint/mod.rs src/device/mod.rs)
 # shellcheck disable=SC2046
 forbid 'hardware outside of device' 'cudarc|cuda_backend' $(elsewhere $(find src/device -name '*.rs'))

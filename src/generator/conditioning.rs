@@ -103,3 +103,32 @@ impl Conditioning {
         heard.map(|(_, prompt)| prompt.clone()).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use candle_core::{DType, Device, Tensor};
+
+    use super::*;
+    use crate::generator::PromptId;
+
+    #[test]
+    fn prompts_that_no_block_in_flight_hears_are_forgotten() {
+        let mut conditioning = Conditioning::new(Vec::new(), PromptChange::default());
+        let mut in_flight = VecDeque::new();
+        for id in 1..100 {
+            let text = Tensor::zeros((1, 1), DType::F32, &Device::Cpu).map(TextEmbedding);
+            let prompt = AppliedPrompt { id: PromptId(id), text: String::new() };
+            conditioning.turn(Due { text, prompt, change: None, scheduled: true }).unwrap();
+            let (context, _) = conditioning.advance(true).unwrap().unwrap();
+            in_flight.push_back(context);
+            if in_flight.len() > 3 {
+                in_flight.pop_front();
+            }
+            assert!(conditioning.heard.len() <= 4, "{} contexts", conditioning.heard.len());
+        }
+        let heard = in_flight.iter().map(|context| conditioning.prompt(context).id.0);
+        assert_eq!(heard.collect::<Vec<_>>(), [97, 98, 99]);
+    }
+}

@@ -104,6 +104,21 @@ fn without_markup(text: &str) -> String {
 mod tests {
     use super::*;
 
+    #[test]
+    fn times_are_those_of_the_segment() {
+        let mut segment = gst::FormattedSegment::<gst::ClockTime>::new();
+        segment.set_start(gst::ClockTime::from_seconds(10));
+        segment.set_base(gst::ClockTime::from_seconds(2));
+        let mut track = Track::default();
+        track.event(&gst::event::Segment::new(&segment));
+        let mut time = |seconds| {
+            let prompt = track.prompt(&buffer(b"a star", Some(seconds))).unwrap();
+            prompt.unwrap().running_time
+        };
+        assert_eq!(time(11), Some(gst::ClockTime::from_seconds(3)));
+        assert_eq!(time(5), None, "before the segment");
+    }
+
     fn buffer(text: &[u8], seconds: Option<u64>) -> gst::Buffer {
         let mut buffer = gst::Buffer::from_slice(text.to_vec());
         buffer.get_mut().unwrap().set_pts(seconds.map(gst::ClockTime::from_seconds));

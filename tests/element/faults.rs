@@ -74,6 +74,7 @@ fn a_blocked_stream_is_unlocked_at_once() {
 #[test]
 fn storms_of_states_leave_nothing_behind() {
     let toy = Toy::new(Behaviour::Work);
+    let holders = toy.holders();
     for model in ["model=pocket", &toy.model()] {
         let (element, _) = started(&format!("is-live=true {model}"));
         let mut harness = Harness::with_element(&*element, None, Some("src"));
@@ -86,5 +87,11 @@ fn storms_of_states_leave_nothing_behind() {
         }
         element.set_state(gst::State::Null).unwrap();
         assert_eq!(errors(&element), []);
+    }
+    // Threads of streams that were left end by themselves.
+    let patience = Instant::now() + Duration::from(PATIENCE);
+    while toy.holders() > holders {
+        assert!(Instant::now() < patience, "{} hold the networks", toy.holders());
+        std::thread::yield_now();
     }
 }

@@ -1,14 +1,18 @@
 //! Loading: when, how often, what is said of it, and what is shown meanwhile.
 
-use std::time::Duration;
+use std::path::Path;
+use std::sync::{Mutex, mpsc};
+use std::time::{Duration, Instant};
 
+use gstblockcascade::checkpoint::Manifest;
+use gstblockcascade::generator::{GeneratorConfig, Loading, LoadingState};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_check::Harness;
 
 use super::support::PATIENCE;
 use super::toy::{Behaviour, Toy};
-use super::{Stopped, bytes, field, playing_as, pull, started};
+use super::{Stopped, bytes, field, messages, playing_as, pull, started};
 
 /// The kinds of PROGRESS messages that were posted so far.
 fn progress(element: &gst::Element) -> Vec<gst::ProgressType> {
@@ -114,6 +118,65 @@ fn networks_are_kept_until_null() {
     assert_eq!(count(gst::State::Ready, ""), 1);
     assert_eq!(count(gst::State::Null, ""), 2);
     assert_eq!(count(gst::State::Null, "keep-loaded=60000"), 1);
+}
+
+#[test]
+fn keeping_has_an_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(&folder);
+    let (element, _) = started(&format!("{model} keep-loaded=200"));
+    first_frame(&element);
+    element.set_state(gst::State::Null).unwrap();
+    let patience = Instant::now() + Duration::from(PATIENCE);
+    loop {
+        std::thread::sleep(Duration::from_millis(300));
+        let (other, _) = started(&model);
+        if progress(&other).contains(&gst::ProgressType::Start) {
+            break;
+        }
+        assert!(Instant::now() < patience, "it is still loaded");
+    }
+}
+
+/// A loading that goes no further than its first percent until the sender is dropped.
+fn held(manifest: &Path) -> (Loading, mpsc::Sender<()>) {
+    loop {
+        let config = GeneratorConfig::new(Manifest::read(manifest).unwrap());
+        let (go, gate) = mpsc::channel::<()>();
+        let (stands, standing) = mpsc::channel();
+        let loading = Loading::start(&config).unwrap();
+        let gate = Mutex::new(gate);
+        loading.watch(move |state| {
+            if std::thread::current().name() == Some("blockcascade-load") {
+                let is_done = !matches!(state, LoadingState::Percent(_));
+                let _ = stands.send(is_done); // heard once
+                let _ = gate.lock().unwrap().recv(); // ends when it is dropped
+            }
+        });
+        if standing.recv_timeout(PATIENCE.into()) == Ok(false) {
+            return (loading, go);
+        }
+        drop((go, loading)); // it was done before it could be held
+    }
+}
+
+/// Whoever receives a live stream sees something from its first second on, however long weights take.
+#[test]
+fn a_slate_tells_of_loading() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = model(&folder);
+    let (loading, go) = held(&folder.path().join("own.toml"));
+    let properties = format!("is-live=true startup-policy=slate seed=0 {model}");
+    let (_element, mut harness) = playing_as(&properties, "video/x-raw, format=RGB");
+    for buffer in pull(&mut harness, 5) {
+        assert_eq!(field(&buffer, "prompt-id"), 0);
+    }
+    drop(go);
+    while field(&harness.pull().unwrap(), "prompt-id") == 0 {}
+    let told = messages(&harness, "blockcascade/loading");
+    let percents: Vec<u32> = told.iter().map(|fields| fields.get("percent").unwrap()).collect();
+    assert!(percents.is_sorted() && percents.last() == Some(&100), "{percents:?}");
+    drop(loading);
 }
 
 #[test]

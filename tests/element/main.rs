@@ -24,6 +24,7 @@ mod prompts;
 mod support;
 mod toy;
 use support::{PATIENCE, play_to_end};
+use toy::{Behaviour, Toy};
 
 /// Frames of the first block and of every later one.
 const BLOCKS: [u64; 2] = [9, 12];
@@ -277,6 +278,45 @@ fn an_underrun_is_resynced_repeated_or_a_gap() {
         assert_eq!(repeats.count() > 0, policy == "repeat");
         let is_discont = |b: &gst::Buffer| b.flags().contains(gst::BufferFlags::DISCONT);
         assert_eq!(buffers[1..].iter().any(is_discont), policy != "repeat", "{policy}");
+    }
+}
+
+#[test]
+fn latency_is_that_of_the_rate_of_now() {
+    let (element, mut harness) = playing_as("is-live=true seed=0", "video/x-raw,framerate=16/1");
+    let first = harness.pull().unwrap();
+    assert_eq!(harness.query_latency(), Some(gst::ClockTime::SECOND / 16));
+    let bus = harness.element().unwrap().bus().unwrap();
+    let told = || std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Latency])).count();
+    told();
+    let bin = harness.element().unwrap().downcast::<gst::Bin>().unwrap();
+    let caps = gst::Caps::builder("video/x-raw").field("framerate", gst::Fraction::new(32, 1));
+    bin.by_name("caps").unwrap().set_property("caps", caps.build());
+    while harness.pull().unwrap().duration() == first.duration() {}
+    let mut query = gst::query::Latency::new();
+    assert!(element.query(&mut query));
+    assert_eq!(query.result(), (true, gst::ClockTime::SECOND / 32, None));
+    assert_eq!(told(), 1);
+}
+
+/// The frame that was made before it is the first one after it, at its time or, with a new one, at once.
+#[test]
+fn a_flush_loses_no_frame() {
+    let toy = Toy::new(Behaviour::Work);
+    for resets in [true, false] {
+        let properties = format!("is-live=true {}", toy.model());
+        let (element, mut harness) = playing_as(&properties, "video/x-raw,framerate=2/1");
+        let before = pull(&mut harness, 3); // it waits for the next one's time
+        assert!(element.send_event(gst::event::FlushStart::new()));
+        if resets {
+            element.set_base_time(element.clock().unwrap().time());
+        }
+        assert!(element.send_event(gst::event::FlushStop::new(resets)));
+        let after = harness.pull().unwrap();
+        assert_eq!(field(&after, "frame"), field(&before[2], "frame") + 1, "{resets}");
+        assert!(after.flags().contains(gst::BufferFlags::DISCONT), "{resets}");
+        let next = before[2].pts().unwrap() + before[2].duration().unwrap();
+        assert_eq!(after.pts() == Some(next), !resets, "{:?}", after.pts());
     }
 }
 

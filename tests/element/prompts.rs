@@ -13,8 +13,19 @@ use super::{BLOCKS, MOMENT, Stopped, bytes, element, field, init, playing, playi
 
 #[test]
 fn a_prompt_is_applied_at_a_block_and_everybody_is_told() {
-    let (element, mut harness) = playing("seed=0 prompt=\"a red ball\" queue-blocks=1");
+    for asks_for_key_frame in [true, false] {
+        is_told_everybody(asks_for_key_frame);
+    }
+}
+
+fn is_told_everybody(asks_for_key_frame: bool) {
+    let properties = "seed=0 prompt=\"a red ball\" queue-blocks=1";
+    let (element, mut harness) =
+        playing(&format!("{properties} force-key-unit-on-prompt={asks_for_key_frame}"));
     harness.pull().unwrap();
+    let changes = Arc::new(Mutex::new(0));
+    let count = changes.clone();
+    element.connect_notify(Some("current-prompt"), move |_, _| *count.lock().unwrap() += 1);
     element.set_property("prompt", "a blue cube");
     let mut buffers = Vec::new();
     while element.property::<Option<String>>("current-prompt").as_deref() != Some("a blue cube") {
@@ -31,7 +42,8 @@ fn a_prompt_is_applied_at_a_block_and_everybody_is_told() {
     assert_eq!((frame - BLOCKS[0]) % BLOCKS[1], 0, "frame {frame} is not a block's first");
     assert_eq!(applied.get::<u64>("pts"), Ok(frame * 62_500_000));
     assert_eq!(applied.get::<u64>("offset"), Ok(frame));
-    assert!(events.iter().any(|event| gst_video::ForceKeyUnitEvent::is(event)));
+    let asks = events.iter().any(|event| gst_video::ForceKeyUnitEvent::is(event));
+    assert_eq!((asks, *changes.lock().unwrap()), (asks_for_key_frame, 1));
 }
 
 #[test]
@@ -311,6 +323,18 @@ fn a_prompt_for_a_time_that_never_comes_is_answered() {
     let told: Vec<_> = told.filter(|fields| fields.get("id") == Ok("never")).collect();
     let names: Vec<_> = told.iter().map(|fields| fields.name().as_str()).collect();
     assert_eq!(names, ["blockcascade/prompt-dropped"]);
+}
+
+#[test]
+fn a_text_pad_that_is_gone_holds_no_block_back() {
+    let element = element("seed=0");
+    let pad = element.request_pad_simple("prompt").unwrap();
+    let mut harness = Harness::with_element(&element, None, Some("src"));
+    harness.play();
+    std::thread::sleep(MOMENT.into());
+    assert_eq!(harness.buffers_received(), 0);
+    element.release_request_pad(&pad);
+    assert!(harness.pull().is_ok());
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub enum Behaviour {
 /// Networks under a name of their own; the element finds them by its property `model`.
 pub struct Toy {
     behaviour: Arc<Mutex<Behaviour>>,
+    model: Arc<dyn VideoModel>,
     manifest: PathBuf,
     _folder: tempfile::TempDir,
     _networks: Loading,
@@ -40,19 +41,26 @@ impl Toy {
         let unique = format!("description = \"a toy in {}, ", folder.path().display());
         std::fs::write(&manifest, text.replacen("description = \"", &unique, 1)).unwrap();
         let behaviour = Arc::new(Mutex::new(behaviour));
+        let model: Arc<dyn VideoModel> =
+            Arc::new(Mean { behaviour: behaviour.clone(), spec: SPEC });
         let parts = Parts {
             text: Arc::new(arithmetic::Lengths),
-            models: vec![Arc::new(Mean { behaviour: behaviour.clone(), spec: SPEC })],
+            models: vec![model.clone()],
             decoder: Arc::new(Grey::default()),
         };
         let config = GeneratorConfig::new(Manifest::read(&manifest).unwrap());
         let networks = Loading::given(&config, parts);
-        Self { behaviour, manifest, _folder: folder, _networks: networks }
+        Self { behaviour, model, manifest, _folder: folder, _networks: networks }
     }
 
     /// The property that names these networks.
     pub fn model(&self) -> String {
         format!("model={}", self.manifest.display())
+    }
+
+    /// Whoever holds the transformer, streams among them.
+    pub fn holders(&self) -> usize {
+        Arc::strong_count(&self.model)
     }
 
     pub fn behave(&self, behaviour: Behaviour) {

@@ -4,7 +4,7 @@
 
 The first table has clips as drawn and lightly degraded, half of them a stream's first frames and
 half from its middle; at least 98 % must be right. The second has clips that do not show what was
-asked for: the column in question must be near zero.
+asked for: in the columns in question at most a quarter may be called right.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from .spoil import BEARABLE, Forger
 
 Rng = np.random.Generator
 BAR = 0.98
+MOST = 0.25
 FRAMES = 33
 COLUMNS = (*ATTRIBUTES, "time")
 # What each forgery lacks.
@@ -74,9 +75,10 @@ def bearable(world: World, args: argparse.Namespace) -> bool:
     return reached
 
 
-def unbearable(world: World, args: argparse.Namespace) -> None:
-    """The second table."""
+def unbearable(world: World, args: argparse.Namespace) -> bool:
+    """The second table, and whether the judge believes little of it."""
     print("\n" + heading("what is wrong, right %"))
+    seen_through = True
     for salt, (name, missing) in enumerate(FORGERIES.items()):
         rights = []
         for forger, rng in scenes(world, args.count // 2, args.frames, 100 + salt):
@@ -85,6 +87,8 @@ def unbearable(world: World, args: argparse.Namespace) -> None:
             if args.verbose and any(rights[-1][c] for c in missing.split()):
                 print(explained(name, forger, verdict))
         print(row(name, rights, missing))
+        seen_through &= all(np.mean([r[c] for r in rights]) <= MOST for c in missing.split())
+    return seen_through
 
 
 def explained(name: str, forger: Forger, verdict) -> str:
@@ -105,9 +109,10 @@ def main() -> None:
     args = parser.parse_args()
     world = World(*map(int, args.size.split("x")))
     reached = args.only == "unbearable" or bearable(world, args)
-    if args.only != "bearable":
-        unbearable(world, args)
-    raise SystemExit(0 if reached else f"fewer than {100 * BAR:.0f} % right")
+    seen_through = args.only == "bearable" or unbearable(world, args)
+    if not reached:
+        raise SystemExit(f"fewer than {100 * BAR:.0f} % right")
+    raise SystemExit(0 if seen_through else f"more than {100 * MOST:.0f} % of a forgery believed")
 
 
 if __name__ == "__main__":
