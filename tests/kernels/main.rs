@@ -7,12 +7,16 @@ mod attention;
 mod convolution;
 mod rows;
 
+use std::cell::RefCell;
 use std::path::Path;
 use std::process::Command;
 
 use candle_core::{DType, Device, Tensor};
 use half::bf16;
 use libloading::Library;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+use rand_distr::{Distribution, StandardNormal};
 
 /// `tests/kernels/NAME.cpp`, compiled for the host. Not for two threads at once: its fibers are one's.
 fn compiled(name: &str) -> Library {
@@ -28,9 +32,14 @@ fn compiled(name: &str) -> Library {
     unsafe { Library::new(&file).unwrap() }
 }
 
-/// Normal numbers as bf16 has them, in f32.
+/// Normal numbers as bf16 has them, in f32: the same in every run of a test, which has a thread of its own.
 fn randn(shape: &[usize]) -> Tensor {
-    let numbers = Tensor::randn(0f32, 1.0, shape, &Device::Cpu).unwrap();
+    thread_local! {
+        static RNG: RefCell<ChaCha8Rng> = RefCell::new(ChaCha8Rng::seed_from_u64(7));
+    }
+    let number = |_| RNG.with_borrow_mut(|rng| StandardNormal.sample(rng));
+    let numbers: Vec<f32> = (0..shape.iter().product()).map(number).collect();
+    let numbers = Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap();
     numbers.to_dtype(DType::BF16).unwrap().to_dtype(DType::F32).unwrap()
 }
 
@@ -40,6 +49,17 @@ fn address<T>(numbers: &[T]) -> u64 {
 
 fn bf16s(x: &Tensor) -> Vec<bf16> {
     x.to_dtype(DType::BF16).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// Each number but for its own rounding: of sums of a few numbers in f32.
+fn assert_rounded(got: &[bf16], expected: &Tensor, what: &str) {
+    let expected = expected.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(got.len(), expected.len(), "{what}");
+    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let difference = (got.to_f32() - expected).abs();
+        let bound = expected.abs() / 256.0 + 1e-4;
+        assert!(difference <= bound, "{what}: number {i} is {got}, expected {expected}");
+    }
 }
 
 /// A hundredth of the largest is what bf16 leaves to chance.

@@ -10,7 +10,7 @@ use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, add_gated, rms_norm_silu
 use gstblockcascade::layers::rope::{Grid, Rope};
 use half::bf16;
 
-use crate::{address, assert_close, bf16s, compiled, randn, run_both_ways};
+use crate::{address, assert_rounded, bf16s, compiled, randn, run_both_ways};
 
 /// As `rows.cpp` numbers them.
 const NORM_SILU: i32 = 0;
@@ -56,7 +56,7 @@ fn norm_and_silu() {
         let expected = rms_norm_silu(&xs, &gamma).unwrap().unwrap();
         let (xs, gamma) = (bf16s(&xs), bf16s(&gamma));
         let arguments = Rows { y: address(&gamma), ..rows(&xs, size) };
-        assert_close(&run(arguments, NORM_SILU), &expected, &format!("{size:?}"));
+        assert_rounded(&run(arguments, NORM_SILU), &expected, &format!("{size:?}"));
     }
 }
 
@@ -67,8 +67,8 @@ fn a_bias_with_gelu_and_without() {
         let sum = xs.broadcast_add(&bias).unwrap();
         let (xs, bias) = (bf16s(&xs), bf16s(&bias));
         let arguments = Rows { y: address(&bias), ..rows(&xs, size) };
-        assert_close(&run(arguments, ADD), &sum, &format!("{size:?}"));
-        assert_close(&run(arguments, ADD_GELU), &gelu_tanh(&sum).unwrap(), &format!("{size:?}"));
+        assert_rounded(&run(arguments, ADD), &sum, &format!("{size:?}"));
+        assert_rounded(&run(arguments, ADD_GELU), &gelu_tanh(&sum).unwrap(), &format!("{size:?}"));
     }
 }
 
@@ -95,7 +95,7 @@ fn modulation() {
         let (a_row, b_row) = (width as i64, 2 * width as i64);
         let (a, b) = (address(&scale), address(&shift));
         let arguments = Rows { a, b, a_row, b_row, ..rows(&xs, size) };
-        assert_close(&run(arguments, MODULATE), &expected, &format!("{size:?}"));
+        assert_rounded(&run(arguments, MODULATE), &expected, &format!("{size:?}"));
     }
 }
 
@@ -107,7 +107,7 @@ fn a_gate() {
         let (xs, ys, gate) = (bf16s(&xs), bf16s(&ys), apart(&f32s(&gate), width));
         let (y, a, a_row) = (address(&ys), address(&gate), 2 * width as i64);
         let arguments = Rows { y, a, a_row, ..rows(&xs, size) };
-        assert_close(&run(arguments, GATE), &expected, &format!("{size:?}"));
+        assert_rounded(&run(arguments, GATE), &expected, &format!("{size:?}"));
     }
 }
 
@@ -128,7 +128,11 @@ fn norm_and_rotation() {
         let (a, b, row) = (address(&cos), address(&sin), head as i64 / 2);
         let tables = Rows { a, b, a_row: row, b_row: row, ..rows(&xs, size) };
         let arguments = Rows { y: address(&weight), turned: row as i32, ..tables };
-        assert_close(&run(arguments, NORM_ROTATE), &expected, &format!("{heads} heads of {head}"));
+        assert_rounded(
+            &run(arguments, NORM_ROTATE),
+            &expected,
+            &format!("{heads} heads of {head}"),
+        );
     }
 }
 
