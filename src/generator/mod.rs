@@ -1,7 +1,7 @@
 //! Prompts to frames: the whole machine behind one iterator.
 //!
 //! A [`Generator`] owns three threads. One encodes prompts, one denoises blocks
-//! ([`Cascade`](crate::cascade::Cascade)), one decodes them; bounded queues between them let
+//! ([`Cascade`]), one decodes them; bounded queues between them let
 //! decoding overlap denoising without running away from the reader. [`Controls`] is the handle for
 //! other threads: change the prompt, cancel a blocked read, go on.
 
