@@ -194,7 +194,7 @@ fn denoise(models: &[Arc<dyn VideoModel>], plan: &Plan, line: &Line) -> Result<(
         // What nobody takes yet is not denoised yet: a new prompt can still touch it.
         line.latents.wait_for_room()?;
         hear(line, &mut conditioning, &mut cascade)?;
-        let tick = |interrupt: &_| line.denoising.time(|| finished(cascade.tick(interrupt)?));
+        let tick = |interrupt: &_| line.denoising.time(|| awaited(cascade.tick(interrupt)?));
         let clean = line.gate.persist(tick)?.map_err(failed)?;
         if let Some(CleanBlock { index, latent, text, cost }) = clean {
             log::debug!("block {index} is clean");
@@ -207,7 +207,7 @@ fn denoise(models: &[Arc<dyn VideoModel>], plan: &Plan, line: &Line) -> Result<(
 }
 
 /// A clean block when it is there: a GPU's is only queued, which neither clocks nor other streams know.
-fn finished(clean: Option<CleanBlock>) -> candle_core::Result<Option<CleanBlock>> {
+fn awaited(clean: Option<CleanBlock>) -> candle_core::Result<Option<CleanBlock>> {
     if let Some(clean) = &clean {
         clean.latent.device().synchronize()?;
     }
