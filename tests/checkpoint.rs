@@ -35,12 +35,23 @@ fn listed(file: &str) -> Vec<TensorShape> {
 
 /// A `.safetensors` file in memory of f32 tensors.
 fn safetensors(tensors: &[(&str, &[usize], Vec<f32>)]) -> Vec<u8> {
+    safetensors_with(tensors, &[])
+}
+
+/// The same with vectors of other element types.
+fn safetensors_with(
+    tensors: &[(&str, &[usize], Vec<f32>)],
+    others: &[(&str, StoredDtype, &[u8])],
+) -> Vec<u8> {
     let bytes: Vec<Vec<u8>> =
         tensors.iter().map(|t| t.2.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
     let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
         (*name, TensorView::new(StoredDtype::F32, shape.to_vec(), bytes).unwrap())
     });
-    ::safetensors::serialize(views, None).unwrap()
+    let others = others.iter().map(|(name, dtype, bytes)| {
+        (*name, TensorView::new(*dtype, vec![8 * bytes.len() / dtype.bitsize()], bytes).unwrap())
+    });
+    ::safetensors::serialize(views.chain(others), None).unwrap()
 }
 
 /// A checkpoint of one-element tensors under these names.
@@ -221,11 +232,87 @@ fn nested_dicts_give_dotted_names() {
 }
 
 #[test]
-fn hostile_and_old_pickles_are_refused_by_name() {
-    let error = |name: &str| Checkpoint::open(fixture(name)).unwrap_err().to_string();
-    assert!(error("hostile.pt").contains("system`"), "{}", error("hostile.pt"));
-    assert!(error("hostile.pt").contains("hostile.pt: "));
-    assert!(error("old.pt").contains("torch.save it again"), "{}", error("old.pt"));
+fn a_hostile_pickle_is_refused_by_name() {
+    let error = Checkpoint::open(fixture("hostile.pt")).unwrap_err().to_string();
+    assert!(error.contains("hostile.pt: ") && error.contains("system`"), "{error}");
+}
+
+/// All tensors, in f32.
+fn contents(checkpoint: &Checkpoint) -> BTreeMap<String, (StoredDtype, Vec<usize>, Vec<f32>)> {
+    let content = |name: &String| values(checkpoint.clone(), name);
+    let tensors = checkpoint.tensors().map(|tensor| {
+        let name = tensor.name.to_owned();
+        let values = content(&name);
+        (name, (tensor.dtype, tensor.shape.to_vec(), values))
+    });
+    tensors.collect()
+}
+
+#[test]
+fn an_old_file_holds_what_an_archive_of_the_same_does() {
+    let [old, archive] =
+        ["old_nested.pt", "nested.pt"].map(|name| Checkpoint::open(fixture(name)).unwrap());
+    assert_eq!(contents(&old), contents(&archive));
+    assert_eq!(old.tensors().count(), 8);
+    let bytes = std::fs::read(fixture("old_nested.pt")).unwrap();
+    let in_memory = Checkpoint::from_bytes("old", bytes).unwrap();
+    assert_eq!(contents(&in_memory), contents(&archive));
+}
+
+#[test]
+fn storages_that_no_tensor_uses_are_stepped_over() {
+    let old = Checkpoint::open(fixture("old.pt")).unwrap();
+    assert_eq!(names(&old), ["weight"]);
+    assert_eq!(values(old, "weight"), [3., 4., 5., 6., 7., 8., 9., 10., 11.]);
+}
+
+/// `bytes` with their one `from` replaced.
+fn replaced(bytes: &[u8], from: &[u8], to: &[u8]) -> Vec<u8> {
+    let places: Vec<_> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(from)).collect();
+    let [at] = places[..] else { panic!("{from:?} is at {places:?}") };
+    [&bytes[..at], to, &bytes[at + from.len()..]].concat()
+}
+
+#[test]
+fn an_old_file_that_is_not_sound_is_refused_with_what_was_expected() {
+    let file = old(&[shape("w", &[2, 2])], &["0"], &[4]);
+    assert_eq!(names(&Checkpoint::from_bytes("old", file.clone()).unwrap()), ["w"]);
+    let number = "expected the magic number 0x1950a86a20f9469cfc6c of a PyTorch file, got \
+                  0x1950a86a20f9469cfc6d";
+    let view = "storage 0 is a view of another one, expected a whole one";
+    for (bytes, reason) in [
+        (replaced(&file, b"\x8a\x0a\x6c", b"\x8a\x0a\x6d"), number),
+        (replaced(&file, b"M\xe9\x03.", b"M\xea\x03."), "of protocol 1001, got 1002"),
+        (replaced(&file, b"M\xe9\x03.", b"N."), "of protocol 1001, got no number"),
+        (replaced(&file, b"endian\x88", b"endian\x89"), "little-endian numbers, got big-endian"),
+        (replaced(&file, b"endian\x88", b"endiaN\x88"), "got a file that does not say"),
+        (replaced(&file, b"J\x04\0\0\0Nt", b"J\x04\0\0\0)t"), view),
+        (replaced(&file, b"](", b"}("), "is no list"),
+        (replaced(&file, b"](", b"N.]("), "expected a list of storages behind the tensors"),
+        (replaced(&file, b"](", b"]K\x07a("), "expected the key of a storage, got Int(7)"),
+        (old(&[shape("w", &[2, 2])], &[], &[]), "w: storage 0 is missing"),
+        (old(&[shape("w", &[2, 2])], &["1"], &[4]), "storage 1 has no element type"),
+        (old(&[shape("w", &[2, 2])], &["0", "0"], &[4, 4]), "storage 0 is listed twice"),
+        (old(&[shape("w", &[2, 2])], &["0"], &[3]), "storage 0: expected 4 elements, got 3"),
+        (old(&[shape("w", &[2, 2])], &["0"], &[-1]), "storage 0: expected 4 elements, got -1"),
+        (replaced(&file, b"ctorch\nBF", b"cposix\nBF"), "asks for `posix.BFloat16Storage`"),
+    ] {
+        let error = Checkpoint::from_bytes("old", bytes).unwrap_err();
+        assert!(matches!(error, Error::Format { .. }), "{error}");
+        assert!(error.to_string().contains(reason), "expected {reason}, got {error}");
+    }
+}
+
+#[test]
+fn an_old_file_cut_short_is_refused_wherever_it_ends() {
+    let file = std::fs::read(fixture("old_nested.pt")).unwrap();
+    for len in 0..file.len() {
+        let error = Checkpoint::from_bytes("cut", file[..len].to_vec()).unwrap_err();
+        assert!(matches!(error, Error::Format { .. }), "{error}");
+        if len + 8 > file.len() {
+            assert!(error.to_string().contains("the file ends "), "{error}");
+        }
+    }
 }
 
 // Folders and shards ------------------------------------------------------------------------------
@@ -283,6 +370,22 @@ fn a_mismatch_lists_everything_at_once() {
         "file: 1 tensor missing (c [4]); 1 tensor not expected (b [1, 2]); \
          1 tensor of another shape (a: expected [3], got [2])"
     );
+}
+
+#[test]
+fn a_vocabulary_among_the_weights_is_none_too_many() {
+    let weight = || ("token_embedding.weight", &[1][..], vec![1.0]);
+    let check = |other: &str| {
+        let bytes = safetensors_with(&[weight()], &[(other, StoredDtype::U8, b"abc")]);
+        let checkpoint = Checkpoint::from_bytes("umt5", bytes).unwrap();
+        checkpoint.check(&[shape("token_embedding.weight", &[1])], &[])
+    };
+    check("spiece_model").unwrap();
+    for other in ["scaled_fp8", "token_embedding.scale_weight", "spiece_models", "spiece_model.a"] {
+        let error = check(other).unwrap_err().to_string();
+        let expected = format!("umt5: 1 tensor not expected ({other} [3])");
+        assert_eq!(error, expected);
+    }
 }
 
 #[test]
@@ -349,10 +452,26 @@ fn alpha_over_rank_scales_a_lora() {
     let (down, up, alpha) = (name("lora_down.weight"), name("lora_up.weight"), name("alpha"));
     let down = (down.as_str(), &[2, 4][..], vec![1., 2., 3., 4., 0., 1., 0., -1.]);
     let up = (up.as_str(), &[3, 2][..], vec![1., 0., 0., 2., -1., 1.]);
-    let bytes = safetensors(&[down.clone(), up, (&alpha, &[], vec![6.0])]);
+    let bytes = safetensors(&[down.clone(), up.clone(), (&alpha, &[], vec![6.0])]);
     std::fs::write(&path, bytes).unwrap();
     let checkpoint = base().with_lora(&path, 0.25).unwrap();
     assert_eq!(values(checkpoint, "blocks.0.ffn.0.weight"), merged(0.25 * 6.0 / 2.0));
+    for (dtype, six) in [
+        (StoredDtype::I64, &6i64.to_le_bytes()[..]),
+        (StoredDtype::I32, &6i32.to_le_bytes()),
+        (StoredDtype::F16, &[0, 0x46]),
+    ] {
+        let bytes = safetensors_with(&[down.clone(), up.clone()], &[(&alpha, dtype, six)]);
+        std::fs::write(&path, bytes).unwrap();
+        let checkpoint = base().with_lora(&path, 0.25).unwrap();
+        assert_eq!(values(checkpoint, "blocks.0.ffn.0.weight"), merged(0.75), "{dtype:?}");
+    }
+    for (dtype, wrong) in [(StoredDtype::I64, &[0; 16][..]), (StoredDtype::U8, &[6])] {
+        let bytes = safetensors_with(&[down.clone(), up.clone()], &[(&alpha, dtype, wrong)]);
+        std::fs::write(&path, bytes).unwrap();
+        let error = base().with_lora(&path, 0.25).unwrap_err().to_string();
+        assert!(error.contains("cannot be read: expected "), "{error}");
+    }
 
     let wrong = (name("lora_up.weight"), [2, 2]);
     let odd = [
@@ -598,10 +717,43 @@ fn medium() -> WanConfig {
 
 /// What `torch.save` makes of bf16 tensors of these shapes, all numbers the same.
 fn torch(tensors: &[TensorShape]) -> Vec<u8> {
-    let mut pickle = b"\x80\x02}(".to_vec();
     let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+    for (i, tensor) in tensors.iter().enumerate() {
+        zip.start_file(format!("archive/data/{i}"), stored()).unwrap();
+        zip.write_all(&vec![0x3c; 2 * count(tensor)]).unwrap();
+    }
+    zip.start_file("archive/data.pkl", stored()).unwrap();
+    zip.write_all(&pickle(tensors, b"")).unwrap();
+    zip.finish().unwrap().into_inner()
+}
+
+fn count(tensor: &TensorShape) -> usize {
+    tensor.shape.iter().product()
+}
+
+/// What it made of them before it wrote archives, with these storages and their counts behind the
+/// tensors.
+fn old(tensors: &[TensorShape], keys: &[&str], counts: &[i64]) -> Vec<u8> {
+    let mut file = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec();
+    file.extend(b"\x80\x02M\xe9\x03.\x80\x02}");
+    text(&mut file, "little_endian");
+    file.extend(b"\x88s.");
+    file.extend(pickle(tensors, b"N"));
+    file.extend(b"\x80\x02](");
+    keys.iter().for_each(|key| text(&mut file, key));
+    file.extend(b"e.");
+    for &count in counts {
+        file.extend(count.to_le_bytes());
+        file.resize(file.len() + 2 * count.max(0) as usize, 0x3c);
+    }
+    file
+}
+
+/// A dict of tensors, each of a storage of its own; `view` is what else is said of it.
+fn pickle(tensors: &[TensorShape], view: &[u8]) -> Vec<u8> {
+    let mut pickle = b"\x80\x02}(".to_vec();
     for (i, TensorShape { name, shape }) in tensors.iter().enumerate() {
-        let count: usize = shape.iter().product();
+        let count = shape.iter().product();
         let strides = (1..=shape.len()).map(|axis| shape[axis..].iter().product());
         text(&mut pickle, name);
         pickle.extend(b"ctorch._utils\n_rebuild_tensor_v2\n((");
@@ -610,18 +762,15 @@ fn torch(tensors: &[TensorShape]) -> Vec<u8> {
         text(&mut pickle, &i.to_string());
         text(&mut pickle, "cpu");
         numbers(&mut pickle, [count]);
+        pickle.extend(view);
         pickle.extend(b"tQK\0(");
         numbers(&mut pickle, shape.iter().copied());
         pickle.extend(b"t(");
         numbers(&mut pickle, strides);
         pickle.extend(b"t\x89}tR");
-        zip.start_file(format!("archive/data/{i}"), stored()).unwrap();
-        zip.write_all(&vec![0x3c; 2 * count]).unwrap();
     }
     pickle.extend(b"u.");
-    zip.start_file("archive/data.pkl", stored()).unwrap();
-    zip.write_all(&pickle).unwrap();
-    zip.finish().unwrap().into_inner()
+    pickle
 }
 
 fn text(pickle: &mut Vec<u8>, text: &str) {
@@ -666,16 +815,21 @@ fn lora(tensors: &[TensorShape]) -> Vec<u8> {
 #[cfg(target_os = "linux")]
 fn a_network_from_a_pytorch_file_with_a_lora_stays_near_its_weights() {
     let tensors = requested(|vb| WanDit::new(&medium(), vb)).unwrap();
-    let bytes = |tensor: &TensorShape| 4 * tensor.shape.iter().product::<usize>();
+    let bytes = |tensor: &TensorShape| 4 * count(tensor);
     let weights = tensors.iter().map(bytes).sum::<usize>() >> 10;
     let largest = tensors.iter().map(bytes).max().unwrap() >> 10;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("dit.pt");
-    std::fs::write(&path, torch(&tensors)).unwrap();
     std::fs::write(path.with_file_name("lora.safetensors"), lora(&tensors)).unwrap();
-    let (grown, limit) = (grown("dit", &path), weights * 115 / 100 + largest);
-    eprintln!("{grown} kB for {weights} kB of weights, at most {limit}");
-    assert!(grown > weights && grown < limit, "{grown} kB, expected {weights} to {limit}");
+    let keys: Vec<_> = (0..tensors.len()).map(|i| i.to_string()).collect();
+    let keys: Vec<_> = keys.iter().map(String::as_str).collect();
+    let counts: Vec<_> = tensors.iter().map(|tensor| count(tensor) as i64).collect();
+    for file in [torch(&tensors), old(&tensors, &keys, &counts)] {
+        std::fs::write(&path, file).unwrap();
+        let (grown, limit) = (grown("dit", &path), weights * 115 / 100 + largest);
+        eprintln!("{grown} kB for {weights} kB of weights, at most {limit}");
+        assert!(grown > weights && grown < limit, "{grown} kB, expected {weights} to {limit}");
+    }
 }
 
 /// An archive as torch.save writes it, of a pickle and nothing that it refers to.
@@ -702,8 +856,12 @@ fn memory_stays_below_the_size_of_a_hostile_file() {
     let tensors = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
     let index = (0..400_000).map(|i| format!(r#""{i}":"""#)).collect::<Vec<_>>().join(",");
     let index = format!(r#"{{"weight_map":{{{index}}}}}"#).into_bytes();
+    let mut keys = old(&[], &[], &[]);
+    keys.truncate(keys.len() - 3); // an empty list
+    keys.extend(b"Na".repeat(900_000));
     let folder = tempfile::tempdir().unwrap();
     for (name, bytes) in [
+        ("keys.pt", keys),
         ("tuples.pt", repeated(b")", 2_000_000)),
         ("dicts.pt", repeated(b"}", 2_000_000)),
         ("memo.pt", archive(&[b"\x80\x02", &memo.collect::<Vec<_>>()[..]].concat(), 0)),
@@ -748,7 +906,7 @@ proptest! {
 
     #[test]
     fn damaged_files_never_panic(
-        which in 0..4usize,
+        which in 0..5usize,
         flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..6),
         keep in prop_oneof![Just(usize::MAX), 0..4000usize],
     ) {
@@ -756,6 +914,7 @@ proptest! {
             0 => safetensors(&[("a", &[2, 3], vec![1.0; 6]), ("b", &[], vec![1.0])]),
             1 => std::fs::read(fixture("nested.pt")).unwrap(),
             2 => std::fs::read(fixture("flat.pt")).unwrap(),
+            3 => std::fs::read(fixture("old_nested.pt")).unwrap(),
             _ => std::fs::read(fixture("lora.pt")).unwrap(),
         };
         try_all(damaged(bytes, &flips, keep));

@@ -126,12 +126,8 @@ fn delta(
 
 /// The one number of a tensor.
 fn number(entry: &Entry, path: &Path) -> std::result::Result<f64, String> {
-    let read = || -> CandleResult<f32> {
-        let tensor = entry.stored.load(&entry.source, DType::F32, &Device::Cpu)?;
-        tensor.reshape(())?.to_scalar()
-    };
-    match read() {
-        Ok(alpha) if alpha.is_finite() => Ok(alpha.into()),
+    match entry.stored.number(&entry.source) {
+        Ok(alpha) if alpha.is_finite() => Ok(alpha),
         Ok(alpha) => Err(format!("expected a finite alpha, got {alpha}")),
         Err(e) => Err(format!("alpha in {} cannot be read: {e}", path.display())),
     }

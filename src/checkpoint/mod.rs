@@ -1,7 +1,7 @@
 //! Checkpoint files to named tensors.
 //!
-//! A [`Checkpoint`] is a list of tensors in `.safetensors`, sharded `.safetensors`, PyTorch `.pt` or
-//! embedded bytes. Opening one reads only headers: names become upstream's (in `names.rs`), every
+//! A [`Checkpoint`] is a list of tensors in `.safetensors`, sharded `.safetensors`, PyTorch's `.pt` and
+//! `.pth` of either kind, or embedded bytes. Opening one reads only headers: names become upstream's (in `names.rs`), every
 //! length is checked against the file. [`Checkpoint::check`] compares the list with what a network
 //! asks for ([`requested`]), [`Checkpoint::with_lora`] adds a LoRA, and [`Checkpoint::var_builder`]
 //! hands the tensors out one by one, each converted once on its way to the device.
@@ -13,6 +13,7 @@ mod backend;
 mod cache;
 mod embedded;
 mod error;
+mod legacy;
 mod lora;
 mod manifest;
 mod names;
@@ -158,6 +159,7 @@ impl Checkpoint {
             expected.iter().chain(known).map(|tensor| tensor.name.as_str()).collect();
         let others = self.tensors.iter().filter(|(name, _)| !named.contains(name.as_str()));
         others
+            .filter(|(name, _)| !names::is_vocabulary(name))
             .map(|(name, entry)| TensorShape {
                 name: name.clone(),
                 shape: entry.stored.shape.clone(),
@@ -173,6 +175,16 @@ impl Checkpoint {
             self.deltas.entry(name).or_default().push(delta);
         }
         Ok(self)
+    }
+
+    /// Keeps of every tensor that has more rows than in `wanted`, and fits it otherwise, the last ones.
+    pub fn with_last_rows<'a>(mut self, wanted: impl IntoIterator<Item = &'a TensorShape>) -> Self {
+        for TensorShape { name, shape } in wanted {
+            if let Some(entry) = self.tensors.get_mut(name) {
+                entry.stored.keep_last_rows(shape);
+            }
+        }
+        self
     }
 
     /// Stops loading before the next tensor once `interrupt` is raised.

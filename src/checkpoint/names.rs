@@ -112,6 +112,11 @@ pub(super) fn is_tied_copy(name: &str) -> bool {
     bare(name) == "encoder.embed_tokens.weight"
 }
 
+/// Whether `name` is no weight: ComfyUI keeps the vocabulary of umT5 in the file of its weights.
+pub(super) fn is_vocabulary(name: &str) -> bool {
+    name == "spiece_model"
+}
+
 /// The name without what training wrappers and toolkits put around it.
 fn bare(name: &str) -> String {
     let mut name = name.to_owned();

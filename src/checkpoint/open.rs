@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::error::{Error, Result};
 use super::place::Place;
 use super::source::Source;
-use super::{Checkpoint, Entry, names, safetensors, torch};
+use super::{Checkpoint, Entry, legacy, names, safetensors, torch};
 use crate::model::Interrupt;
 
 /// Dicts of a `.pt` file that hold the network, the best first.
@@ -63,8 +63,8 @@ fn tensors(source: Arc<Source>, prefer: &[&str]) -> Result<Vec<(String, Entry)>>
     let bytes = source.all()?;
     let read = if bytes.starts_with(torch::MAGIC) {
         torch::read(&bytes, prefer)
-    } else if bytes.starts_with(torch::OLD_MAGIC) {
-        Err("a PyTorch file from before version 1.6; load it there and torch.save it again".into())
+    } else if bytes.starts_with(legacy::MAGIC) {
+        legacy::read(&bytes, prefer)
     } else {
         safetensors::read(&bytes)
     };

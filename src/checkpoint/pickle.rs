@@ -4,7 +4,7 @@
 //! the opcodes of protocol 2 that `torch.save` emits and the few callables below; whatever else a
 //! file asks for is an error that names it. Containers live in lists of the machine and values hold
 //! their index, so that a hostile file can build no deep or cyclic structure to recurse into. All
-//! that the machine keeps is paid for from a budget that the size of the archive sets.
+//! that the machine keeps is paid for from a budget that the size of the file sets.
 //!
 //! Format: <https://github.com/pytorch/pytorch/blob/v2.5.1/torch/serialization.py> and
 //! <https://github.com/python/cpython/blob/v3.13.0/Lib/pickletools.py>.
@@ -16,7 +16,7 @@ use safetensors::Dtype;
 
 /// Opcodes executed at most; three copies of the 14B network take some two hundred thousand.
 const MAX_STEPS: usize = 1 << 21;
-/// Bytes that any archive may cost: two thousand tensors, however small.
+/// Bytes that any file may cost: two thousand tensors, however small.
 const MIN_BUDGET: usize = 4 << 20;
 /// Bytes that a value costs where it lies in a list, with the room in which the list grows.
 const CELL: usize = 2 * size_of::<Value<'static>>();
@@ -29,10 +29,10 @@ const COPIES: usize = 4;
 /// Axes of a tensor, at most.
 const MAX_RANK: usize = 8;
 
-/// A tensor as the pickle describes it: a view of a storage kept elsewhere in the archive.
+/// A tensor as the pickle describes it: a view of a storage kept elsewhere in the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct View<'a> {
-    /// Name of the storage's entry, below `data/`.
+    /// The storage's key: in an archive, its entry below `data/`.
     pub(super) storage: &'a str,
     pub(super) dtype: Dtype,
     /// Elements of the storage.
@@ -45,27 +45,30 @@ pub(super) struct View<'a> {
 }
 
 /// Runs the pickle and lists the tensors of the first dict of `prefer` that its root holds, or of
-/// the root itself; nested dicts give dotted names. It takes no more memory than an archive of
-/// `archive` bytes is worth.
+/// the root itself; nested dicts give dotted names. It takes no more memory than a file of `size`
+/// bytes is worth.
 pub(super) fn read<'a>(
     bytes: &'a [u8],
-    archive: usize,
+    size: usize,
     prefer: &[&str],
 ) -> Result<Vec<(String, View<'a>)>, String> {
-    let mut machine = Machine::new(bytes, archive.max(MIN_BUDGET));
+    let mut machine = Machine::new(bytes, size);
     let root = machine.run()?;
     machine.tensors(root, prefer)
 }
 
+/// What a pickle makes.
 #[derive(Clone, Copy, Debug)]
-enum Value<'a> {
-    /// Carried along but of no use to us: numbers, flags, lists, `None`.
+pub(super) enum Value<'a> {
+    /// Carried along but of no use to us: fractions, `None`.
     Other,
+    Flag(bool),
     Int(i64),
     Text(&'a str),
     Callable(Callable),
     StorageClass(Dtype),
-    List,
+    /// Index into `Machine::lists`.
+    List(usize),
     /// A run of `Machine::items`.
     Tuple(Span),
     /// Index into `Machine::dicts`.
@@ -77,7 +80,7 @@ enum Value<'a> {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Callable {
+pub(super) enum Callable {
     OrderedDict,
     RebuildTensor,
     RebuildParameter,
@@ -85,19 +88,21 @@ enum Callable {
 
 /// The number of steps bounds both.
 #[derive(Clone, Copy, Debug)]
-struct Span {
+pub(super) struct Span {
     start: u32,
     len: u32,
 }
 
-#[derive(Debug)]
-struct Storage<'a> {
-    key: &'a str,
-    dtype: Dtype,
-    elements: u64,
+/// What tensors are views of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Storage<'a> {
+    pub(super) key: &'a str,
+    pub(super) dtype: Dtype,
+    pub(super) elements: u64,
 }
 
-struct Machine<'a> {
+/// Runs pickles that lie one after the other; what one of them has made outlasts it.
+pub(super) struct Machine<'a> {
     input: &'a [u8],
     stack: Vec<Value<'a>>,
     /// Heights of the stack at which a MARK was set.
@@ -105,6 +110,7 @@ struct Machine<'a> {
     memo: BTreeMap<u32, Value<'a>>,
     /// Of all tuples, one after the other.
     items: Vec<Value<'a>>,
+    lists: Vec<Vec<Value<'a>>>,
     dicts: Vec<Vec<(Value<'a>, Value<'a>)>>,
     storages: Vec<Storage<'a>>,
     views: Vec<View<'a>>,
@@ -115,31 +121,63 @@ struct Machine<'a> {
 }
 
 impl<'a> Machine<'a> {
-    fn new(input: &'a [u8], budget: usize) -> Self {
+    /// Takes no more memory than a file of `size` bytes is worth.
+    pub(super) fn new(input: &'a [u8], size: usize) -> Self {
         Self {
             input,
             stack: Vec::new(),
             marks: Vec::new(),
             memo: BTreeMap::new(),
             items: Vec::new(),
+            lists: Vec::new(),
             dicts: Vec::new(),
             storages: Vec::new(),
             views: Vec::new(),
             deepest: (0, 0),
-            budget,
+            budget: size.max(MIN_BUDGET),
         }
     }
 
+    /// What lies behind the pickles run so far.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.input
+    }
+
+    /// The storages that tensors refer to, in the order in which they are named.
+    pub(super) fn storages(&self) -> &[Storage<'a>] {
+        &self.storages
+    }
+
+    /// What a list holds; nothing for another value.
+    pub(super) fn listed(&self, value: Value<'a>) -> Option<&[Value<'a>]> {
+        match value {
+            Value::List(list) => self.lists.get(list).map(Vec::as_slice),
+            _ => None,
+        }
+    }
+
+    /// An entry of a dict; nothing for another value.
+    pub(super) fn entry(&self, value: Value<'a>, wanted: &str) -> Option<Value<'a>> {
+        let Value::Dict(dict) = value else { return None };
+        let mut entries = self.dicts.get(dict)?.iter();
+        entries.find_map(|(key, value)| {
+            matches!(key, Value::Text(key) if *key == wanted).then_some(*value)
+        })
+    }
+
     /// Takes memory from the budget.
-    fn spend(&mut self, bytes: usize) -> Result<(), String> {
+    pub(super) fn spend(&mut self, bytes: usize) -> Result<(), String> {
         self.budget = self.budget.checked_sub(bytes).ok_or(
             "the pickle builds more than a file of this size can have use for; it is not read on",
         )?;
         Ok(())
     }
 
-    /// Executes opcodes up to STOP; every opcode pushes at most one value.
-    fn run(&mut self) -> Result<Value<'a>, String> {
+    /// Runs the next pickle, up to its STOP; every opcode pushes at most one value.
+    pub(super) fn run(&mut self) -> Result<Value<'a>, String> {
+        self.stack.clear();
+        self.marks.clear();
+        self.memo.clear();
         for _ in 0..MAX_STEPS {
             match self.byte()? {
                 b'.' => return self.pop(),
@@ -153,14 +191,15 @@ impl<'a> Machine<'a> {
         match opcode {
             0x80 => self.protocol(),
             b'(' => self.mark(),
-            b'N' | 0x88 | 0x89 => self.push(Value::Other),
+            b'N' => self.push(Value::Other),
+            0x88 | 0x89 => self.push(Value::Flag(opcode == 0x88)),
             b'J' | b'K' | b'M' | 0x8a | b'G' => self.number(opcode),
             b'X' => self.text(),
             b'c' => self.global(),
             b'q' | b'r' | b'h' | b'j' => self.memory(opcode),
             b')' | 0x85 | 0x86 | 0x87 | b't' => self.tuple(opcode),
             b'}' => self.dict(),
-            b']' => self.push(Value::List),
+            b']' => self.list(),
             b's' | b'u' => self.set_items(opcode),
             b'a' | b'e' => self.append(opcode),
             b'Q' => self.storage(),
@@ -270,6 +309,12 @@ impl<'a> Machine<'a> {
         &self.items[tuple.start as usize..][..tuple.len as usize]
     }
 
+    fn list(&mut self) -> Result<(), String> {
+        self.spend(2 * size_of::<Vec<Value<'_>>>())?;
+        self.lists.push(Vec::new());
+        self.push(Value::List(self.lists.len() - 1))
+    }
+
     fn dict(&mut self) -> Result<(), String> {
         self.spend(2 * size_of::<Vec<Value<'_>>>())?;
         self.dicts.push(Vec::new());
@@ -291,27 +336,39 @@ impl<'a> Machine<'a> {
         }
     }
 
-    /// Lists carry no weights: their contents are dropped.
     fn append(&mut self, opcode: u8) -> Result<(), String> {
-        if opcode == b'a' {
-            self.pop_many(1)?
-        } else {
-            self.pop_mark()?
-        };
+        let items = if opcode == b'a' { self.pop_many(1)? } else { self.pop_mark()? };
+        self.spend(items.len() * CELL)?;
         match self.stack.last() {
-            Some(Value::List) => Ok(()),
+            Some(Value::List(list)) => {
+                self.lists[*list].extend(items);
+                Ok(())
+            }
             _ => Err("the pickle appends to what is no list".into()),
         }
     }
 
-    /// `('storage', class, key, device, elements)`, the only thing torch.save keeps by reference.
+    /// `('storage', class, key, device, elements)`, the only thing torch.save keeps by reference. Where
+    /// it writes no archive, what the storage is a view of follows: `None`.
     fn storage(&mut self) -> Result<(), String> {
         let reference = self.pop_tuple()?;
-        let [Value::Text("storage"), class, Value::Text(key), _, Value::Int(elements)] =
-            *self.items(reference)
+        let [
+            Value::Text("storage"),
+            class,
+            Value::Text(key),
+            _,
+            Value::Int(elements),
+            ref view @ ..,
+        ] = *self.items(reference)
         else {
             return Err("the pickle refers to something that is no storage".into());
         };
+        if !matches!(view, [] | [Value::Other]) {
+            return Err(format!(
+                "storage {key} is a view of another one, expected a whole one; load the file in \
+                 PyTorch and torch.save it again"
+            ));
+        }
         let Value::StorageClass(dtype) = class else {
             return Err("the pickle has a storage without an element type".into());
         };
@@ -448,7 +505,8 @@ impl<'a> Machine<'a> {
         std::str::from_utf8(line).map_err(|_| "the pickle names a module not in UTF-8".to_owned())
     }
 
-    fn tensors(
+    /// The tensors of the first dict of `prefer` that `root` holds, or of `root` itself.
+    pub(super) fn tensors(
         &mut self,
         root: Value<'a>,
         prefer: &[&str],
@@ -588,10 +646,12 @@ mod tests {
     /// Whatever is repeated, the machine stops before it has built more than the file is worth.
     #[test]
     fn building_is_paid_for() {
-        for opcodes in [&b"N"[..], b"(", b")", b"}", b")q0", b"K0\x85", b"N\x85"] {
+        for opcodes in [&b"N"[..], b"(", b")", b"}", b"]", b")q0", b"K0\x85", b"N\x85"] {
             let pickle = [b"\x80\x02", &opcodes.repeat(500_000)[..]].concat();
             assert!(error(&pickle).contains("a file of this size"), "{opcodes:?}");
         }
+        let list = [b"\x80\x02]", &b"Na".repeat(500_000)[..], b"."].concat();
+        assert!(error(&list).contains("a file of this size"));
         let mut memo = b"\x80\x02N".to_vec();
         (0..100_000u32).for_each(|key| {
             memo.push(b'r');
@@ -623,6 +683,17 @@ mod tests {
         );
         assert!(error(&tensor(12, 3, 4, 3)).contains("does not fit its storage of 12"));
         assert!(error(&tensor(12, 0, 13, 0)).contains("does not fit its storage of 12"));
+    }
+
+    #[test]
+    fn pickles_one_after_the_other_share_what_they_made_but_no_memo() {
+        // ["a", True] with the list in the memo, then a pickle that recalls it.
+        let pickles = b"\x80\x02]q\x00(X\x01\0\0\0a\x88e.\x80\x02h\x00.";
+        let mut machine = Machine::new(pickles, 0);
+        let list = machine.run().unwrap();
+        assert!(machine.run().unwrap_err().contains("recalls 0, never stored"));
+        let list = machine.listed(list).unwrap();
+        assert!(matches!(list, [Value::Text("a"), Value::Flag(true)]), "{list:?}");
     }
 
     #[test]

@@ -35,6 +35,36 @@ impl Stored {
         convert(&bytes, self.dtype, &self.shape, dtype)?.to_device(device)
     }
 
+    /// The one element of a tensor, which may be a whole number.
+    pub(super) fn number(&self, source: &Source) -> Result<f64> {
+        if self.shape.iter().any(|n| *n != 1) {
+            bail!("expected a single number, got {:?}", self.shape)
+        }
+        let region = source.region(self.region.clone()).map_err(candle_core::Error::wrap)?;
+        match (self.dtype, region.first_chunk(), region.first_chunk()) {
+            (Dtype::I64, Some(number), _) => Ok(i64::from_le_bytes(*number) as f64),
+            (Dtype::I32, _, Some(number)) => Ok(i32::from_le_bytes(*number).into()),
+            _ => {
+                let number = self.load(source, DType::F32, &Device::Cpu)?.reshape(())?;
+                number.to_scalar::<f32>().map(f64::from)
+            }
+        }
+    }
+
+    /// Leaves out the first rows of a tensor that has more than `wanted`, and its shape otherwise.
+    pub(super) fn keep_last_rows(&mut self, wanted: &[usize]) {
+        let ([rows, row @ ..], [last, wanted @ ..]) = (&mut *self.shape, wanted) else { return };
+        if row == wanted && *rows > *last {
+            let in_order = || row.iter().product();
+            let stride = self.strides.as_ref().map_or_else(in_order, |strides| strides[0]);
+            let skipped = (*rows - last).saturating_mul(stride * (self.dtype.bitsize() / 8));
+            // An empty tensor's rows may be anywhere.
+            let start = self.region.start.saturating_add(skipped as u64);
+            self.region.start = start.min(self.region.end);
+            *rows = *last;
+        }
+    }
+
     /// The elements of a strided view, in order.
     fn gather(&self, bytes: &[u8], strides: &[usize]) -> Result<Vec<u8>> {
         let size = self.dtype.bitsize() / 8;
@@ -88,6 +118,7 @@ fn through_f32<T: WithDType>(
         Dtype::F16 => build(bytes, shape, |b| narrow(f16::from_le_bytes(b).to_f32())),
         Dtype::BF16 => build(bytes, shape, |b| narrow(bf16::from_le_bytes(b).to_f32())),
         Dtype::F8_E4M3 => build(bytes, shape, |[b]: [u8; 1]| narrow(e4m3(b))),
+        Dtype::F8_E5M2 => build(bytes, shape, |[b]: [u8; 1]| narrow(e5m2(b))),
         _ => bail!("expected floating point of 8, 16, 32 or 64 bits, got {from:?}"),
     }
 }
@@ -118,6 +149,11 @@ fn e4m3(bits: u8) -> f32 {
     if bits & 0x80 == 0 { magnitude } else { -magnitude }
 }
 
+/// An 8-bit float with 5 exponent bits and 2 of mantissa: the upper half of an `f16`.
+fn e5m2(bits: u8) -> f32 {
+    f16::from_bits(u16::from(bits) << 8).to_f32()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -131,6 +167,44 @@ mod tests {
             let got = e4m3(bits);
             assert!(got == want || got.is_nan() && want.is_nan(), "{bits}: {want} got {got}");
         }
+    }
+
+    #[test]
+    fn eight_bit_floats_of_five_exponent_bits_are_exact() {
+        // Smallest and largest, above and below one, the largest subnormal.
+        for (bits, want) in [
+            (0x00, 0.0),
+            (0x01, 2f32.powi(-16)),
+            (0x03, 3.0 * 2f32.powi(-16)),
+            (0x04, 2f32.powi(-14)),
+            (0x3b, 0.875),
+            (0x3c, 1.0),
+            (0x7b, 57344.0),
+            (0x7c, f32::INFINITY),
+            (0xfb, -57344.0),
+            (0xc1, -2.5),
+        ] {
+            assert_eq!(e5m2(bits), want, "{bits:#x}");
+        }
+        assert!([0x7d, 0x7e, 0x7f, 0xff].into_iter().all(|bits| e5m2(bits).is_nan()));
+        let tensor = convert(&[0x3c, 0xc1], Dtype::F8_E5M2, &[2], DType::F32).unwrap();
+        assert_eq!(tensor.to_vec1::<f32>().unwrap(), [1.0, -2.5]);
+    }
+
+    #[test]
+    fn the_last_rows_are_where_they_were() {
+        let rows = |shape: &[usize], strides: Option<&[usize]>, wanted: &[usize]| {
+            let (shape, strides) = (shape.to_vec(), strides.map(<[usize]>::to_vec));
+            let mut stored = Stored { dtype: Dtype::F16, shape, strides, region: 10..34 };
+            stored.keep_last_rows(wanted);
+            (stored.shape, stored.region)
+        };
+        assert_eq!(rows(&[4, 3], None, &[1, 3]), (vec![1, 3], 28..34));
+        assert_eq!(rows(&[4, 3], Some(&[1, 4]), &[2, 3]), (vec![2, 3], 14..34));
+        for wanted in [&[4, 3][..], &[5, 3], &[2, 2], &[2], &[]] {
+            assert_eq!(rows(&[4, 3], None, wanted), (vec![4, 3], 10..34), "{wanted:?}");
+        }
+        assert_eq!(rows(&[900, 0], Some(&[7, 1]), &[2, 0]), (vec![2, 0], 34..34));
     }
 
     #[test]

@@ -11,9 +11,6 @@ use super::stored::Stored;
 
 /// Where a zip archive starts.
 pub(super) const MAGIC: &[u8] = b"PK\x03\x04";
-/// Where a pickle of protocol 2 starts whose first object is a long of ten bytes: what `torch.save` wrote
-/// before it wrote archives. Two bytes would be the length of some safetensors headers, too.
-pub(super) const OLD_MAGIC: &[u8] = b"\x80\x02\x8a\x0a";
 
 const PICKLE: &str = "data.pkl";
 
@@ -96,7 +93,7 @@ fn entries(bytes: &[u8]) -> Result<HashMap<String, Range<usize>>, String> {
 }
 
 /// The bytes that a view of a storage touches.
-fn stored(view: &View<'_>, storage: Option<&Range<usize>>) -> Result<Stored, String> {
+pub(super) fn stored(view: &View<'_>, storage: Option<&Range<usize>>) -> Result<Stored, String> {
     let storage = storage.ok_or_else(|| format!("storage {} is missing", view.storage))?;
     let size = (view.dtype.bitsize() / 8) as u64;
     let held = (storage.end - storage.start) as u64;

@@ -10,7 +10,7 @@ use super::config::{Decoder, Dtype, GeneratorConfig};
 use super::error::{Error, Result};
 use super::progress::Progress;
 use super::room::{self, Share};
-use super::weights::{Places, WeightsSource};
+use super::weights::WeightsSource;
 use crate::cascade::{HistoryPolicy, Timetable};
 use crate::checkpoint::{self, Checkpoint, Place, Preset, TensorShape, requested};
 use crate::device::{self, DeviceSpec};
@@ -36,22 +36,19 @@ pub(super) fn parts(
     // Denoising is queued far ahead: frames would come behind a tick that they have nothing to do with.
     let decoder_device =
         device::beside(&decoder_device).map_err(|source| failed(&decoder_device, source))?;
-    let weights = match &config.weights {
-        &WeightsSource::Random { seed } => Weights::Random(seed),
-        WeightsSource::Files(paths) => Weights::Files(paths.find(&config.model, config.decoder)?),
-    };
-    let device = opened[0].clone();
-    let load = Load { config, weights: &weights, interrupt, progress, device };
-    let networks = load.networks(&opened, &decoder_device)?;
+    let load = Load { config, interrupt, progress, device: opened[0].clone() };
+    let shapes = Shapes::of(config).map_err(|cause| load.failed(cause))?;
+    let sources = Sources::open(config, &shapes)?;
+    let networks = load.networks(&shapes, &opened, &decoder_device);
     load.check_dtypes(&networks)?;
     progress.add_total(networks.iter().map(|network| network.numbers).sum());
-    room::check(&[networks, load.histories(&opened)?].concat())?;
-    let text = load.text()?.into();
-    let replicas = opened.into_iter().map(|device| load.on(device).model());
+    room::check(&[networks, load.histories(&opened)?].concat(), interrupt)?;
+    let text = load.text(sources.text)?.into();
+    let replicas = opened.into_iter().map(|device| load.on(device).model(sources.dit.clone()));
     let replicas = replicas.collect::<Result<Vec<_>>>()?;
     let models = config.devices.iter().filter_map(|&device| on(device, &devices, &replicas));
     let models = models.collect();
-    let decoder = load.on(decoder_device.clone()).decoder()?.into();
+    let decoder = load.on(decoder_device.clone()).decoder(sources.decoder)?.into();
     for device in replicas.iter().map(|model| model.device()).chain([&decoder_device]) {
         device::keep_memory(device).map_err(|source| failed(device, source))?;
     }
@@ -73,17 +70,10 @@ fn on<T: Clone>(device: DeviceSpec, devices: &[DeviceSpec], there: &[T]) -> Opti
 
 struct Load<'a> {
     config: &'a GeneratorConfig,
-    weights: &'a Weights,
     interrupt: &'a Interrupt,
     progress: &'a Progress,
     /// Where networks go.
     device: Device,
-}
-
-/// Where all networks' tensors come from.
-enum Weights {
-    Random(u64),
-    Files(Places),
 }
 
 /// Sizes of a decoder, of either kind.
@@ -92,10 +82,100 @@ enum DecoderConfig {
     Tiny(TinyVaeConfig),
 }
 
+impl DecoderConfig {
+    fn of(config: &GeneratorConfig) -> Self {
+        match config.decoder {
+            Decoder::Full => Self::Wan(vae_config(config.model.architecture)),
+            Decoder::Light => Self::Wan(WanVaeConfig::light()),
+            Decoder::Tiny => Self::Tiny(TinyVaeConfig::taew2_1()),
+            Decoder::LightTiny => Self::Tiny(TinyVaeConfig::light()),
+        }
+    }
+}
+
+/// What the networks ask for.
+struct Shapes {
+    text: Vec<TensorShape>,
+    dit: Vec<TensorShape>,
+    decoder: Vec<TensorShape>,
+    /// What lies in the decoder's file for nobody.
+    encoder: Vec<TensorShape>,
+}
+
+impl Shapes {
+    fn of(config: &GeneratorConfig) -> candle_core::Result<Self> {
+        let architecture = config.model.architecture;
+        let (text, dit) = (text_config(architecture), dit_config(architecture));
+        let (decoder, encoder) = match DecoderConfig::of(config) {
+            DecoderConfig::Wan(config) => (
+                requested(|vb| WanDecoder::new(&config, vb))?,
+                requested(|vb| WanEncoder::new(&config, vb))?,
+            ),
+            DecoderConfig::Tiny(config) => (
+                requested(|vb| TinyDecoder::new(&config, vb))?,
+                requested(|vb| TinyEncoder::new(&config, vb))?,
+            ),
+        };
+        let text = match config.weights {
+            WeightsSource::Random { .. } => Vec::new(),
+            WeightsSource::Files(_) => requested(|vb| Umt5Encoder::new(&text, vb))?,
+        };
+        Ok(Self { text, dit: requested(|vb| WanDit::new(&dit, vb))?, decoder, encoder })
+    }
+
+    /// Kernels of the tiny decoder that grow frames; stored for more frames, the last ones count.
+    fn growing(&self) -> impl Iterator<Item = &TensorShape> {
+        let grows = |name: &str| name.starts_with("decoder.") && name.ends_with(".conv.weight");
+        self.decoder.iter().filter(move |tensor| grows(&tensor.name))
+    }
+}
+
+/// Where all networks' tensors come from; of what is large, no more than headers have been read.
+struct Sources {
+    text: Text,
+    dit: Source,
+    decoder: Source,
+}
+
+/// Random weights have no language.
+enum Text {
+    Random(u64),
+    Files(Box<PromptTokenizer>, Checkpoint),
+}
+
 /// Where one network's tensors come from.
+#[derive(Clone)]
 enum Source {
     Random(u64),
     Files(Checkpoint),
+}
+
+impl Sources {
+    /// Refuses files that are not the networks' before the first of them is read.
+    fn open(config: &GeneratorConfig, shapes: &Shapes) -> Result<Self> {
+        let paths = match &config.weights {
+            &WeightsSource::Random { seed } => {
+                let source = Source::Random(seed);
+                return Ok(Self { text: Text::Random(seed), dit: source.clone(), decoder: source });
+            }
+            WeightsSource::Files(paths) => paths,
+        };
+        let places = paths.find(&config.model, config.decoder)?;
+        places.remarks.iter().for_each(|remark| log::warn!("{remark}"));
+        let text_len = dit_config(config.model.architecture).text_len;
+        let tokenizer = PromptTokenizer::from_bytes(&places.tokenizer.read()?, text_len);
+        let tokenizer = tokenizer.map_err(|cause| unusable(&places.tokenizer, &cause))?;
+        let text_encoder = Checkpoint::open(&places.text_encoder)?;
+        text_encoder.check(&shapes.text, &[])?;
+        let dit = Checkpoint::open(&places.dit)?;
+        dit.check(&shapes.dit, &[])?;
+        let mut loras = places.loras.iter();
+        let dit = loras.try_fold(dit, |dit, lora| dit.with_lora(lora, LORA_STRENGTH))?;
+        let decoder = Checkpoint::open(&places.decoder)?.with_last_rows(shapes.growing());
+        decoder.check(&shapes.decoder, &shapes.encoder)?;
+        let text = Text::Files(tokenizer.into(), text_encoder);
+        Ok(Self { text, dit: Source::Files(dit), decoder: Source::Files(decoder) })
+    }
 }
 
 impl Load<'_> {
@@ -118,25 +198,17 @@ impl Load<'_> {
     }
 
     /// Weights: random ones have no text encoder.
-    fn networks(&self, devices: &[Device], decoder_device: &Device) -> Result<Vec<Share>> {
-        let architecture = self.config.model.architecture;
-        let (text, dit) = (text_config(architecture), dit_config(architecture));
+    fn networks(&self, shapes: &Shapes, devices: &[Device], decoder_device: &Device) -> Vec<Share> {
         let share = |device: &Device, dtype, shapes: &[TensorShape]| {
             let numbers = |tensor: &TensorShape| tensor.shape.iter().product::<usize>();
             Share { device: device.clone(), numbers: shapes.iter().map(numbers).sum(), dtype }
         };
-        let mut networks = Vec::new();
-        if let Weights::Files(_) = self.weights {
-            let shapes = self.shapes(|vb| Umt5Encoder::new(&text, vb))?;
-            networks.push(share(&self.device, self.text_dtype(), &shapes));
-        }
-        let shapes = self.shapes(|vb| WanDit::new(&dit, vb))?;
-        for device in devices {
-            networks.push(share(device, self.on(device.clone()).dtype(), &shapes));
-        }
+        let has_text = !shapes.text.is_empty();
+        let text = has_text.then(|| share(&self.device, self.text_dtype(), &shapes.text));
+        let dit = |device: &Device| share(device, self.on(device.clone()).dtype(), &shapes.dit);
         let dtype = self.on(decoder_device.clone()).decoder_dtype();
-        networks.push(share(decoder_device, dtype, &self.decoder_shapes()?));
-        Ok(networks)
+        let decoder = share(decoder_device, dtype, &shapes.decoder);
+        text.into_iter().chain(devices.iter().map(dit)).chain([decoder]).collect()
     }
 
     /// Keys and values of sink, window and blocks in flight, once they are full.
@@ -170,30 +242,22 @@ impl Load<'_> {
         }
     }
 
-    fn decoder_shapes(&self) -> Result<Vec<TensorShape>> {
-        match self.decoder_config() {
-            DecoderConfig::Wan(config) => self.shapes(|vb| WanDecoder::new(&config, vb)),
-            DecoderConfig::Tiny(config) => self.shapes(|vb| TinyDecoder::new(&config, vb)),
-        }
-    }
-
-    /// Random weights have no language: their text encoder only tells words apart.
-    fn text(&self) -> Result<Box<dyn TextEncoder>> {
-        let WanConfig { text_dim: dim, text_len, .. } = dit_config(self.config.model.architecture);
-        let places = match self.weights {
-            Weights::Files(places) => places,
-            &Weights::Random(seed) => {
+    /// That of random weights only tells words apart.
+    fn text(&self, text: Text) -> Result<Box<dyn TextEncoder>> {
+        let architecture = self.config.model.architecture;
+        match text {
+            Text::Random(seed) => {
+                let WanConfig { text_dim: dim, text_len, .. } = dit_config(architecture);
                 let (dtype, device) = (DType::F32, self.device.clone());
-                return Ok(Box::new(RandomTextEncoder { dim, text_len, seed, dtype, device }));
+                Ok(Box::new(RandomTextEncoder { dim, text_len, seed, dtype, device }))
             }
-        };
-        let tokenizer = PromptTokenizer::from_bytes(&places.tokenizer.read()?, text_len);
-        let tokenizer = tokenizer.map_err(|cause| unusable(&places.tokenizer, &cause))?;
-        let config = text_config(self.config.model.architecture);
-        let source = Source::Files(Checkpoint::open(&places.text_encoder)?);
-        let build = |vb| Umt5Encoder::new(&config, vb);
-        let model = self.network(source, self.text_dtype(), &[], build)?;
-        Ok(Box::new(PromptEncoder::new(tokenizer, model)))
+            Text::Files(tokenizer, checkpoint) => {
+                let (config, source) = (text_config(architecture), Source::Files(checkpoint));
+                let build = |vb| Umt5Encoder::new(&config, vb);
+                let model = self.network(source, self.text_dtype(), build)?;
+                Ok(Box::new(PromptEncoder::new(*tokenizer, model)))
+            }
+        }
     }
 
     /// Upstream runs its large encoder in bf16 everywhere, and in f32 it would take 23 GB.
@@ -210,14 +274,10 @@ impl Load<'_> {
     }
 
     /// A replica of the transformer.
-    fn model(&self) -> Result<Arc<dyn VideoModel>> {
+    fn model(&self, source: Source) -> Result<Arc<dyn VideoModel>> {
         let config = dit_config(self.config.model.architecture);
-        let source = self.source(|places| {
-            let dit = Checkpoint::open(&places.dit)?;
-            places.loras.iter().try_fold(dit, |dit, lora| dit.with_lora(lora, LORA_STRENGTH))
-        })?;
         let build = |vb| WanDit::new(&config, vb);
-        Ok(Arc::new(self.network(source, self.dtype(), &[], build)?))
+        Ok(Arc::new(self.network(source, self.dtype(), build)?))
     }
 
     fn dtype(&self) -> DType {
@@ -229,72 +289,34 @@ impl Load<'_> {
         }
     }
 
-    fn decoder(&self) -> Result<Box<dyn FrameDecoder>> {
-        match self.decoder_config() {
-            DecoderConfig::Wan(config) => self.wan_decoder(&config),
-            DecoderConfig::Tiny(config) => self.tiny_decoder(&config),
+    fn decoder(&self, source: Source) -> Result<Box<dyn FrameDecoder>> {
+        let dtype = self.decoder_dtype();
+        match DecoderConfig::of(self.config) {
+            DecoderConfig::Wan(config) => {
+                let decoder = self.network(source, dtype, |vb| WanDecoder::new(&config, vb))?;
+                Ok(Box::new(WanFrameDecoder::new(Arc::new(decoder))))
+            }
+            DecoderConfig::Tiny(config) => {
+                let decoder = self.network(source, dtype, |vb| TinyDecoder::new(&config, vb))?;
+                Ok(Box::new(TinyFrameDecoder::new(Arc::new(decoder))))
+            }
         }
     }
 
-    fn decoder_config(&self) -> DecoderConfig {
-        match self.config.decoder {
-            Decoder::Full => DecoderConfig::Wan(vae_config(self.config.model.architecture)),
-            Decoder::Light => DecoderConfig::Wan(WanVaeConfig::light()),
-            Decoder::Tiny => DecoderConfig::Tiny(TinyVaeConfig::taew2_1()),
-            Decoder::LightTiny => DecoderConfig::Tiny(TinyVaeConfig::light()),
-        }
-    }
-
-    fn wan_decoder(&self, config: &WanVaeConfig) -> Result<Box<dyn FrameDecoder>> {
-        let encoder = self.shapes(|vb| WanEncoder::new(config, vb))?;
-        let source = self.source(|places| Checkpoint::open(&places.decoder))?;
-        let build = |vb| WanDecoder::new(config, vb);
-        let decoder = self.network(source, self.decoder_dtype(), &encoder, build)?;
-        Ok(Box::new(WanFrameDecoder::new(Arc::new(decoder))))
-    }
-
-    fn tiny_decoder(&self, config: &TinyVaeConfig) -> Result<Box<dyn FrameDecoder>> {
-        let encoder = self.shapes(|vb| TinyEncoder::new(config, vb))?;
-        let source = self.source(|places| Checkpoint::open(&places.decoder))?;
-        let build = |vb| TinyDecoder::new(config, vb);
-        let decoder = self.network(source, self.decoder_dtype(), &encoder, build)?;
-        Ok(Box::new(TinyFrameDecoder::new(Arc::new(decoder))))
-    }
-
-    fn source(
-        &self,
-        open: impl FnOnce(&Places) -> checkpoint::Result<Checkpoint>,
-    ) -> Result<Source> {
-        Ok(match self.weights {
-            Weights::Random(seed) => Source::Random(*seed),
-            Weights::Files(places) => Source::Files(open(places)?),
-        })
-    }
-
-    /// Builds a network from weights that have all its tensors and, besides, only `known` ones.
     fn network<T>(
         &self,
         source: Source,
         dtype: DType,
-        known: &[TensorShape],
-        build: impl Fn(VarBuilder<'static>) -> candle_core::Result<T>,
+        build: impl FnOnce(VarBuilder<'static>) -> candle_core::Result<T>,
     ) -> Result<T> {
         let vb = match source {
             Source::Random(seed) => checkpoint::random(seed, dtype, &self.device),
             Source::Files(checkpoint) => {
-                checkpoint.check(&self.shapes(&build)?, known)?;
                 let checkpoint = checkpoint.with_interrupt(self.interrupt.clone());
                 self.progress.count(checkpoint, dtype, &self.device)
             }
         };
         build(vb).map_err(|cause| self.failed(cause))
-    }
-
-    fn shapes<T>(
-        &self,
-        build: impl FnOnce(VarBuilder<'static>) -> candle_core::Result<T>,
-    ) -> Result<Vec<TensorShape>> {
-        requested(build).map_err(|cause| self.failed(cause))
     }
 
     fn failed(&self, source: candle_core::Error) -> Error {
@@ -315,19 +337,116 @@ fn unusable(place: &Place, cause: &candle_core::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+    use std::path::{Path, PathBuf};
+    use std::sync::mpsc;
+
+    use candle_core::Tensor;
+
     use super::*;
     use crate::checkpoint::Manifest;
+    use crate::generator::WeightPaths;
+
+    fn pocket() -> GeneratorConfig {
+        GeneratorConfig::new(Manifest::named("pocket").unwrap())
+    }
+
+    fn write(path: PathBuf, tensors: impl Iterator<Item = (String, Tensor)>) -> PathBuf {
+        candle_core::safetensors::save(&tensors.collect::<HashMap<_, _>>(), &path).unwrap();
+        path
+    }
+
+    fn zeros(path: PathBuf, tensors: &[TensorShape]) -> PathBuf {
+        let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F16, &Device::Cpu).unwrap();
+        write(path, tensors.iter().map(|tensor| (tensor.name.clone(), zeros(&tensor.shape))))
+    }
+
+    /// Why they are refused, and how many reports of progress come before.
+    fn refusal(paths: WeightPaths) -> (String, usize) {
+        let config = GeneratorConfig { weights: WeightsSource::Files(paths), ..pocket() };
+        let (told, news) = mpsc::channel();
+        let progress = Progress::new(move |percent| told.send(percent).unwrap());
+        let parts = parts(&config, &Interrupt::default(), &progress).map(|_| ());
+        (parts.unwrap_err().to_string(), news.try_iter().count())
+    }
+
+    #[test]
+    fn files_that_do_not_fit_are_refused_before_any_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let shapes = Shapes::of(&pocket()).unwrap();
+        let dit = zeros(path("dit.safetensors"), &shapes.dit);
+        let part = zeros(path("part.safetensors"), &shapes.dit[1..]);
+        let named = |dit: &Path, decoder: Option<&Path>| {
+            let (dit, decoder) = (Some(dit.into()), decoder.map(Path::to_owned));
+            WeightPaths { dit, decoder, ..WeightPaths::default() }
+        };
+        let none = path("none.pt");
+        let lora = WeightPaths { loras: vec![none.clone()], ..named(&dit, None) };
+        for (paths, reason) in [
+            (named(&none, None), "none.pt: cannot be read"),
+            (named(&part, None), "part.safetensors: 1 tensor missing ("),
+            (lora, "none.pt: cannot be read"),
+            (named(&dit, Some(&none)), "none.pt: cannot be read"),
+            (named(&dit, Some(&dit)), "dit.safetensors: "),
+        ] {
+            let (error, reports) = refusal(paths);
+            assert!(error.contains(reason), "expected {reason}, got {error}");
+            assert_eq!(reports, 0, "{error}");
+        }
+    }
+
+    /// What a stream's first latents become by the tiny decoder in a file.
+    fn tiny_frames(dit: &Path, decoder: &Path) -> Result<Vec<f32>> {
+        let (dit, decoder) = (Some(dit.into()), Some(decoder.into()));
+        let weights = WeightsSource::Files(WeightPaths { dit, decoder, ..WeightPaths::default() });
+        let config = GeneratorConfig { weights, decoder: Decoder::Tiny, ..pocket() };
+        let (interrupt, progress) = (Interrupt::default(), Progress::new(|_| {}));
+        let device = Device::Cpu;
+        let load = Load { config: &config, interrupt: &interrupt, progress: &progress, device };
+        let sources = Sources::open(&config, &Shapes::of(&config).unwrap())?;
+        let latents = checkpoint::random(2, DType::F32, &Device::Cpu).get((2, 16, 2, 3), "latents");
+        let frames = load.decoder(sources.decoder)?.step(&latents.unwrap(), &interrupt);
+        Ok(frames.unwrap().flatten_all().unwrap().to_vec1().unwrap())
+    }
+
+    #[test]
+    fn kernels_stored_for_more_frames_give_the_last_ones() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let shapes = Shapes::of(&GeneratorConfig { decoder: Decoder::Tiny, ..pocket() }).unwrap();
+        let dit = zeros(path("dit.safetensors"), &shapes.dit);
+        let names: Vec<_> = shapes.growing().map(|tensor| tensor.name.as_str()).collect();
+        assert_eq!(names, [7, 13, 19].map(|layer| format!("decoder.{layer}.conv.weight")));
+        let vb = checkpoint::random(1, DType::F32, &Device::Cpu);
+        let get = |tensor: &TensorShape, name: &str| {
+            vb.get(tensor.shape.as_slice(), name).unwrap().to_dtype(DType::F16).unwrap()
+        };
+        let tensors =
+            shapes.decoder.iter().map(|tensor| (tensor.name.clone(), get(tensor, &tensor.name)));
+        let plain = write(path("plain.safetensors"), tensors.clone());
+        let tensors = tensors.map(|(name, kept)| {
+            let tensor = shapes.growing().find(|tensor| tensor.name == name);
+            let more = tensor.map(|tensor| Tensor::cat(&[&get(tensor, "more"), &kept], 0).unwrap());
+            (name, more.unwrap_or(kept))
+        });
+        let more = write(path("more.safetensors"), tensors);
+        let frames = tiny_frames(&dit, &plain).unwrap();
+        assert!(frames == tiny_frames(&dit, &more).unwrap());
+        assert!(frames.iter().any(|x| *x != 0.0));
+        let error = tiny_frames(&dit, &dit).unwrap_err().to_string();
+        assert!(error.contains("not expected"), "{error}");
+    }
 
     /// Blocks of keys and values on each device.
     fn blocks(policy: HistoryPolicy, cascade_width: usize, devices: &str) -> Vec<usize> {
-        let mut config = GeneratorConfig::new(Manifest::named("pocket").unwrap());
+        let mut config = pocket();
         config.history_policy = policy;
         config.cascade_width = cascade_width;
         config.devices = devices.parse().unwrap();
         let (interrupt, progress) = (Interrupt::default(), Progress::new(|_| {}));
         let load = Load {
             config: &config,
-            weights: &Weights::Random(0),
             interrupt: &interrupt,
             progress: &progress,
             device: Device::Cpu,

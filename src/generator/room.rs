@@ -1,9 +1,18 @@
 //! Whether what is loaded fits the memory of the devices that it goes to.
 
+use std::thread;
+use std::time::Duration;
+
 use candle_core::{DType, Device, Error as Cause};
 
 use super::error::{Error, Result};
 use crate::device::{self, DeviceSpec};
+use crate::model::Interrupt;
+
+/// How often memory is looked at before it is too little, and how long after the last look: what a stream
+/// held that was just left is still being freed.
+const LOOKS: usize = 60;
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What goes to one device.
 #[derive(Clone, Debug)]
@@ -14,17 +23,39 @@ pub(super) struct Share {
 }
 
 /// Refuses what would run out of memory later; only GPUs tell how much they have.
-pub(super) fn check(shares: &[Share]) -> Result<()> {
+pub(super) fn check(shares: &[Share], interrupt: &Interrupt) -> Result<()> {
     for (i, share) in shares.iter().enumerate() {
         // Streams of one device share its memory.
         let place = |share: &Share| DeviceSpec::from(&share.device);
         let is_here = |other: &&Share| place(other) == place(share);
-        let is_first = !shares[..i].iter().any(|other| is_here(&other));
-        let memory = device::memory(&share.device).map_err(|cause| failed(&share.device, cause))?;
-        if let (true, Some((free, total))) = (is_first, memory) {
-            let needed = shares.iter().filter(is_here).map(Share::bytes).sum();
-            fits(needed, free, total).map_err(|cause| failed(&share.device, cause))?;
+        if shares[..i].iter().any(|other| is_here(&other)) {
+            continue;
         }
+        let needed = shares.iter().filter(is_here).map(Share::bytes).sum();
+        let memory = || device::memory(&share.device);
+        await_room(needed, memory, PAUSE, interrupt).map_err(|cause| {
+            let is_cancelled = interrupt.is_raised();
+            if is_cancelled { Error::Cancelled } else { failed(&share.device, cause) }
+        })?;
+    }
+    Ok(())
+}
+
+/// Looks again while `memory`, free and in all, is too little.
+fn await_room(
+    needed: u64,
+    memory: impl Fn() -> Result<Option<(u64, u64)>, Cause>,
+    pause: Duration,
+    interrupt: &Interrupt,
+) -> Result<(), Cause> {
+    let mut more_looks = 1..LOOKS;
+    while let Some((free, total)) = memory()? {
+        let outcome = fits(needed, free, total);
+        if outcome.is_ok() || needed > total || more_looks.next().is_none() {
+            return outcome;
+        }
+        interrupt.check()?;
+        thread::sleep(pause);
     }
     Ok(())
 }
@@ -54,6 +85,8 @@ fn failed(device: &Device, source: Cause) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -68,6 +101,34 @@ mod tests {
     fn numbers_take_what_their_kind_takes() {
         let share = |dtype| Share { device: Device::Cpu, numbers: 3, dtype };
         assert_eq!([DType::F32, DType::BF16].map(|dtype| share(dtype).bytes()), [12, 6]);
-        assert!(check(&[share(DType::F32)]).is_ok()); // the host pages
+        assert!(check(&[share(DType::F32)], &Interrupt::default()).is_ok()); // the host pages
+    }
+
+    /// Asks for so many bytes of memory of 10, of which 4 are free and, from some look on, 5; also says
+    /// how many looks were made.
+    fn wait(needed: u64, free_from: usize, interrupt: &Interrupt) -> (Result<(), Cause>, usize) {
+        let looks = Cell::new(0);
+        let memory = || {
+            looks.set(looks.get() + 1);
+            Ok(Some((if looks.get() < free_from { 4 } else { 5 }, 10)))
+        };
+        let outcome = await_room(needed, memory, Duration::ZERO, interrupt);
+        (outcome, looks.get())
+    }
+
+    #[test]
+    fn what_is_still_being_freed_is_waited_for() {
+        let interrupt = Interrupt::default();
+        for (free_from, is_ok, looks) in
+            [(1, true, 1), (3, true, 3), (60, true, 60), (61, false, 60)]
+        {
+            let (outcome, looked) = wait(5, free_from, &interrupt);
+            assert_eq!((outcome.is_ok(), looked), (is_ok, looks), "free from look {free_from}");
+        }
+        assert_eq!(wait(11, 1, &interrupt).1, 1, "it will never be enough");
+        interrupt.raise();
+        let (outcome, looks) = wait(5, 3, &interrupt);
+        assert!(looks == 1 && outcome.unwrap_err().to_string().contains("interrupted"));
+        assert!(wait(5, 1, &interrupt).0.is_ok());
     }
 }

@@ -33,7 +33,7 @@ pub struct WeightPaths {
     /// The transformer.
     pub dit: Option<PathBuf>,
     /// What is merged into it, at full strength, in this order, after the model's own LoRA: that one
-    /// is a part of the model and cannot be left out.
+    /// is a part of the model, also where [`dit`](Self::dit) is another file, and cannot be left out.
     pub loras: Vec<PathBuf>,
     /// The text encoder.
     pub text_encoder: Option<PathBuf>,
@@ -51,13 +51,16 @@ pub(super) struct Places {
     pub(super) text_encoder: Place,
     pub(super) tokenizer: Place,
     pub(super) decoder: Place,
+    /// What may not be as its user thinks.
+    pub(super) remarks: Vec<String>,
 }
 
 impl WeightPaths {
     /// Looks for the model's own files where none is named; an error lists all that are missing.
     pub(super) fn find(&self, model: &Manifest, decoder: Decoder) -> Result<Places> {
         let located = model.locate(self.folder.as_deref());
-        let mut search = Search { located, missing: Vec::new(), to_fetch: Vec::new() };
+        let remarks = self.remark_on_lora(model).into_iter().collect();
+        let mut search = Search { located, missing: Vec::new(), to_fetch: Vec::new(), remarks };
         let dit = search.place(self.dit.as_deref(), Role::Dit);
         let own_lora = model.file(Role::Lora).map(|_| search.place(None, Role::Lora));
         let loras = own_lora.into_iter().chain(self.loras.iter().map(|path| Some(path.into())));
@@ -67,7 +70,8 @@ impl WeightPaths {
         let decoder = search.place(self.decoder.as_deref(), decoder.role());
         match (dit, loras, text_encoder, tokenizer, decoder) {
             (Some(dit), Some(loras), Some(text_encoder), Some(tokenizer), Some(decoder)) => {
-                Ok(Places { dit, loras, text_encoder, tokenizer, decoder })
+                let remarks = search.remarks;
+                Ok(Places { dit, loras, text_encoder, tokenizer, decoder, remarks })
             }
             _ => Err(Error::MissingWeights {
                 model: model.name.clone(),
@@ -76,6 +80,15 @@ impl WeightPaths {
             }),
         }
     }
+
+    fn remark_on_lora(&self, model: &Manifest) -> Option<String> {
+        let (dit, own) = (self.dit.as_ref()?.display(), model.file(Role::Lora)?.name());
+        let model = &model.name;
+        Some(format!(
+            "{dit}: {own}, a part of {model}, is merged into it; where it holds that already, name a \
+             manifest without a LoRA"
+        ))
+    }
 }
 
 /// Collects what is missing, so that all of it is said at once.
@@ -83,6 +96,7 @@ struct Search<'a> {
     located: Vec<Located<'a>>,
     missing: Vec<String>,
     to_fetch: Vec<Role>,
+    remarks: Vec<String>,
 }
 
 impl Search<'_> {
@@ -92,7 +106,14 @@ impl Search<'_> {
             return Some(path.into());
         }
         let missing = match self.located.iter().find(|located| located.file.role == role) {
-            Some(Located { found: Some(place), .. }) => return Some(place.clone()),
+            Some(Located { found: Some(place), file, wrong_size }) => {
+                let expected = file.size.unwrap_or_default();
+                self.remarks.extend(wrong_size.iter().map(|(path, got)| {
+                    let path = path.display();
+                    format!("{path}: expected {expected} bytes, got {got}; {place} is used instead")
+                }));
+                return Some(place.clone());
+            }
             Some(Located { file, wrong_size, .. }) => {
                 self.to_fetch.push(role);
                 match wrong_size.first() {
@@ -165,5 +186,45 @@ mod tests {
             let error = find(given).unwrap_err();
             assert!(matches!(error, Error::MissingWeights { .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn a_models_own_lora_in_a_named_transformer_is_remarked_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut model = Manifest::named("longlive-1.3b").unwrap();
+        for file in &mut model.files {
+            file.size = None;
+            std::fs::write(folder.path().join(file.name()), "").unwrap();
+        }
+        let find = |dit: Option<&str>, model: &Manifest| {
+            let (folder, dit) = (Some(folder.path().into()), dit.map(PathBuf::from));
+            let paths = WeightPaths { folder, dit, ..WeightPaths::default() };
+            paths.find(model, Decoder::Full).unwrap()
+        };
+        assert!(find(None, &model).remarks.is_empty());
+        let places = find(Some("mine.pt"), &model);
+        let [remark] = &*places.remarks else { panic!("{:?}", places.remarks) };
+        let start = "mine.pt: lora.pt, a part of longlive-1.3b, is merged into it; ";
+        assert!(remark.starts_with(start), "{remark}");
+        assert_eq!(places.loras.len(), 1);
+        model.files.retain(|file| file.role != Role::Lora);
+        assert!(find(Some("mine.pt"), &model).remarks.is_empty());
+    }
+
+    #[test]
+    fn a_file_of_another_size_is_remarked_on_where_another_one_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = Manifest::named("pocket").unwrap();
+        let beside = folder.path().join("vae.safetensors");
+        std::fs::write(&beside, "cut short").unwrap();
+        let find = |decoder: Option<&str>| {
+            let (folder, decoder) = (Some(folder.path().into()), decoder.map(PathBuf::from));
+            let paths = WeightPaths { folder, decoder, ..WeightPaths::default() };
+            paths.find(&model, Decoder::Full).unwrap().remarks
+        };
+        let (path, size) = (beside.display(), model.file(Role::Vae).unwrap().size.unwrap());
+        let own = "pocket/vae.safetensors (embedded) is used instead";
+        assert_eq!(find(None), [format!("{path}: expected {size} bytes, got 9; {own}")]);
+        assert!(find(Some("mine.safetensors")).is_empty(), "the model's own is not asked for");
     }
 }
