@@ -1,5 +1,6 @@
 //! The program that starts a pipeline again, apart from any server.
 
+use crate::files::check_streams;
 use crate::script::{Running, relay, turn};
 
 const VIDEO: &str = "videotestsrc is-live=true ! x264enc tune=zerolatency ! appsink name=video";
@@ -30,6 +31,35 @@ fn whoever_takes_nothing_is_no_connection() {
     let mut stuck = Running::start(relay(&format!("{VIDEO} -- appsrc name=video ! {never}")));
     assert_eq!(stuck.ended().code(), Some(1));
     assert!(stuck.complained().contains("nothing is taken for 5 s"), "{}", stuck.complained());
+}
+
+/// Some sinks are asked for their pads, and some get several buffers at once.
+#[test]
+fn whatever_takes_a_stream_is_a_connection() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let files = format!("splitmuxsink location={}/%05d.mp4", folder.path().display());
+    for sink in [&files, "mpegtsmux ! udpsink host=127.0.0.1 port=9"] {
+        let make = VIDEO.replace("is-live=true", "is-live=true num-buffers=150");
+        let send = format!("appsrc name=video ! identity error-after=60 ! h264parse ! {sink}");
+        let mut relay = Running::start(relay(&format!("{make} -- {send}")));
+        relay.succeeded();
+        assert!(relay.complained().contains("trying again"), "{sink}: {}", relay.complained());
+    }
+}
+
+#[test]
+fn what_was_sent_is_whole_when_what_makes_it_fails() {
+    let _turn = turn();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sent.mp4");
+    let make = VIDEO.replace(" ! x264enc", " ! identity error-after=30 ! x264enc");
+    let send =
+        format!("appsrc name=video ! h264parse ! mp4mux ! filesink location={}", file.display());
+    let mut relay = Running::start(relay(&format!("{make} -- {send}")));
+    assert_eq!(relay.ended().code(), Some(1));
+    assert!(relay.complained().contains("identity"), "{}", relay.complained());
+    check_streams(&file, &["H.264"]);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The pipeline that sends, from one start to its end.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use crate::valve::Entrances;
 
 /// Who takes nothing for so long, though there is as much to send, is not there any more.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// So much of one stream is not kept for it, whatever is taken of the others.
+const MOST: Duration = Duration::from_secs(6 * PATIENCE.as_secs());
 /// How long the last of a stream may take to leave.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// How often is looked meanwhile whether it may.
@@ -27,14 +30,13 @@ pub struct Connection {
     uptake: Arc<Mutex<Uptake>>,
 }
 
-/// What the sink's thread tells.
+/// What the threads of the sinks tell.
 #[derive(Clone, Copy, Debug)]
 struct Uptake {
-    /// When it came to its second buffer: it had done with the first one then.
+    /// When one came to its second buffer: it had done with the first one then.
     accepted: Option<Instant>,
-    /// When it came to a buffer last, or was started.
+    /// When one came to a buffer last, or was started.
     last: Instant,
-    has_first: bool,
 }
 
 impl Connection {
@@ -51,22 +53,23 @@ impl Connection {
         };
         let entrances = Arc::new(streams.iter().map(entrance).collect::<Result<_>>()?);
         let bus = pipeline.bus().context("a pipeline has a bus")?;
-        let uptake = Uptake { accepted: None, last: Instant::now(), has_first: false };
-        let uptake = Arc::new(Mutex::new(uptake));
+        let uptake = Arc::new(Mutex::new(Uptake { accepted: None, last: Instant::now() }));
         let connection = Self { pipeline, bus, entrances, uptake };
-        connection.watch_sink();
+        connection.watch_sinks();
         let _ = connection.pipeline.set_state(gst::State::Playing); // its bus tells of a failure
         Ok(connection)
     }
 
-    fn watch_sink(&self) {
+    /// By all their pads: some have one for each stream, which they are asked for.
+    fn watch_sinks(&self) {
+        let buffers = gst::PadProbeType::BUFFER | gst::PadProbeType::BUFFER_LIST;
         let sinks = self.pipeline.iterate_sinks().into_iter().flatten();
-        for pad in sinks.filter_map(|sink| sink.static_pad("sink")) {
-            let uptake = self.uptake.clone();
-            pad.add_probe(gst::PadProbeType::BUFFER, move |_, _| {
+        for pad in sinks.flat_map(|sink| sink.sink_pads()) {
+            let (uptake, has_first) = (self.uptake.clone(), AtomicBool::new(false));
+            pad.add_probe(buffers, move |_, _| {
                 let mut uptake = uptake.lock().unwrap_or_else(PoisonError::into_inner);
                 uptake.last = Instant::now();
-                if std::mem::replace(&mut uptake.has_first, true) {
+                if has_first.swap(true, Ordering::Relaxed) {
                     let last = uptake.last;
                     uptake.accepted.get_or_insert(last);
                 }
@@ -94,17 +97,20 @@ impl Connection {
         match message.as_ref().map(|message| message.view()) {
             Some(gst::MessageView::Error(error)) => Some(reason(error)),
             Some(_) => Some("it ended".into()),
-            None => {
-                self.is_stuck().then(|| format!("nothing is taken for {} s", PATIENCE.as_secs()))
-            }
+            None => self.stuck(),
         }
     }
 
-    /// Streams may wait for each other, and wait long where one is late.
-    fn is_stuck(&self) -> bool {
+    /// Streams may wait for each other, and wait long where one is late, but not without end.
+    fn stuck(&self) -> Option<String> {
         let level = |entrance: &gst::Element| entrance.property::<u64>("current-level-time");
-        let is_full = |entrance| u128::from(level(entrance)) > PATIENCE.as_nanos();
-        self.uptake().last.elapsed() > PATIENCE && self.entrances.values().any(is_full)
+        let most = Duration::from_nanos(self.entrances.values().map(level).max()?);
+        if most > MOST {
+            return Some(format!("{} s of a stream are not taken", MOST.as_secs()));
+        }
+        let is_idle = self.uptake().last.elapsed() > PATIENCE;
+        (is_idle && most > PATIENCE)
+            .then(|| format!("nothing is taken for {} s", PATIENCE.as_secs()))
     }
 
     /// Sends what it has, and says good-bye, as long as it may.
@@ -125,5 +131,40 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         let _ = self.pipeline.set_state(gst::State::Null); // down never fails
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A buffer of a stream, a second after the one before.
+    fn push(connection: &Connection, stream: &str, second: u64) {
+        let mut buffer = gst::Buffer::new();
+        let times = buffer.get_mut().unwrap();
+        times.set_pts(gst::ClockTime::from_seconds(second));
+        times.set_duration(gst::ClockTime::SECOND);
+        let entrance = &connection.entrances()[stream];
+        let pushed = entrance.emit_by_name::<gst::FlowReturn>("push-buffer", &[&buffer]);
+        assert_eq!(pushed, gst::FlowReturn::Ok);
+    }
+
+    #[test]
+    fn one_stream_is_not_kept_for_ever_while_another_is_taken() {
+        gst::init().unwrap();
+        let line = "appsrc name=video ! fakesink sync=false async=false
+                    appsrc name=audio ! fakesink sync=true ts-offset=1000000000000 async=false";
+        let words: Vec<_> = line.split_whitespace().map(String::from).collect();
+        let streams = ["video", "audio"].map(String::from);
+        let connection = Connection::open(&words, &streams).unwrap();
+        for second in 0..MOST.as_secs() {
+            push(&connection, "video", second);
+            push(&connection, "audio", second);
+            assert_eq!(connection.failure(), None, "{second} s");
+        }
+        for second in 0..3 {
+            push(&connection, "audio", MOST.as_secs() + second);
+        }
+        assert_eq!(connection.failure().unwrap(), "30 s of a stream are not taken");
     }
 }

@@ -46,16 +46,24 @@ fn run(words: &[String]) -> Result<()> {
     let mut sender = Sender::new(send, &maker, valve.clone())?;
     maker.start()?;
     let count = || interrupts.load(Ordering::Relaxed);
-    while count() < 2 && !maker.has_ended(TICK)? {
-        if count() == 1 {
-            maker.end();
-        }
-        sender.tend(&maker)?;
-    }
+    let made = relay(&maker, &mut sender, count);
+    // A file without its end cannot be read, whatever went wrong.
     sender.finish(|| count() < 2);
+    made?;
     ensure!(count() < 2, "interrupted twice: the end was not waited for");
     let (sent, dropped) = valve.counts();
     println!("{sent} pictures sent, {dropped} dropped off the air{}", maker.statistics());
+    Ok(())
+}
+
+/// Until all is made, or there are two interrupts.
+fn relay(maker: &Maker, sender: &mut Sender, interrupts: impl Fn() -> u32) -> Result<()> {
+    while interrupts() < 2 && !maker.has_ended(TICK)? {
+        if interrupts() == 1 {
+            maker.end();
+        }
+        sender.tend(maker)?;
+    }
     Ok(())
 }
 

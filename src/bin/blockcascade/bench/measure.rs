@@ -1,14 +1,17 @@
 //! Streams that are run to be timed.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use candle_core::{Device, Tensor};
 use gstblockcascade::cascade::{BlockCost, Cascade, CleanBlock, PromptPolicy};
 use gstblockcascade::generator::{
-    Controls, Frame, FrameSize, Generator, GeneratorConfig, Parts, Prompt, PromptChange,
+    Controls, Frame, Generator, GeneratorConfig, Parts, Prompt, PromptChange,
 };
-use gstblockcascade::model::Interrupt;
+use gstblockcascade::model::{
+    DenoiseInput, Interrupt, KvExchange, TextContext, TextEmbedding, VideoModel, VideoSpec,
+};
 
 /// What a stream shows, and what it changes to.
 const PROMPTS: [&str; 2] = ["a red ball bounces on a beach", "a blue cube spins in the snow"];
@@ -19,10 +22,10 @@ pub const POLICIES: [(&str, PromptPolicy); 4] = [
     ("recache", PromptPolicy::Recache),
     ("cut", PromptPolicy::Cut),
 ];
-/// Latent frames that are decoded before the clock starts.
-const WARM: usize = 2;
-/// Latent frames whose decoding is timed.
-const DECODED: usize = 8;
+/// Blocks that are decoded before the clock starts.
+const WARM: u32 = 1;
+/// Blocks whose decoding is timed.
+const DECODED: u32 = 3;
 
 /// What was measured of one width.
 #[derive(Debug)]
@@ -60,8 +63,7 @@ pub fn row(width: usize, config: &GeneratorConfig, parts: &Parts, blocks: u64) -
     let mut stream = Stream::new(config, parts.clone())?;
     // Before the stream itself runs: it goes on until its queues are full.
     let (denoised, cost) = stream.denoised(blocks)?;
-    let decoder_device = config.decoder_device.map_or(Ok(Device::Cpu), |device| device.open())?;
-    let decoded = decoded(&parts, config.frame_size(), &decoder_device)?;
+    let decoded = decoded(config, &parts)?;
     let first_frame = stream.first_frame()?;
     let delivered = stream.frames_per_second(blocks)?;
     Ok(Row {
@@ -173,25 +175,48 @@ fn clean_blocks(cascade: &mut Cascade, blocks: u64) -> Result<CleanBlock> {
     }
 }
 
-/// Frames a second of the decoder alone, on noise.
-fn decoded(parts: &Parts, size: FrameSize, device: &Device) -> Result<f64> {
-    let spec = parts.models[0].spec();
-    let latent = |side: u32| side as usize / spec.spatial_stride;
-    let shape = (1, spec.latent_channels, latent(size.height), latent(size.width));
-    let latents = Tensor::randn(0f32, 1.0, shape, &Device::Cpu)?.to_device(device)?;
-    let (mut decoder, interrupt) = (parts.decoder.fresh(), Interrupt::default());
-    let mut decode = |count| -> Result<usize> {
-        let mut frames = 0;
-        for _ in 0..count {
-            let pixels = decoder.step(&latents, &interrupt)?;
-            frames += pixels.dim(0)?;
-            pixels.device().synchronize()?;
-        }
-        Ok(frames)
-    };
-    decode(WARM)?;
-    let begun = Instant::now();
-    Ok(decode(DECODED)? as f64 / begun.elapsed().as_secs_f64())
+/// Frames a second of a stream's decoder, levels and their way to the host included, on noise.
+fn decoded(config: &GeneratorConfig, parts: &Parts) -> Result<f64> {
+    let idle = |model: &Arc<dyn VideoModel>| Arc::new(Idle(model.clone())) as Arc<dyn VideoModel>;
+    let parts = Parts { models: parts.models.iter().map(idle).collect(), ..parts.clone() };
+    decode(config, &parts, WARM)?;
+    let (frames, time) = decode(config, &parts, DECODED)?;
+    Ok(frames as f64 / time.as_secs_f64())
+}
+
+/// Frames of a stream of so many blocks, and how long their decoding took, waits excluded.
+fn decode(config: &GeneratorConfig, parts: &Parts, blocks: u32) -> Result<(usize, Duration)> {
+    let config = GeneratorConfig { blocks: Some(blocks.into()), ..config.clone() };
+    let mut generator = Generator::from_parts(parts.clone(), &config, Controls::new(&config)?)?;
+    let frames = generator.by_ref().try_fold(0, |frames, frame| frame.map(|_| frames + 1))?;
+    let mean = generator.controls().timing().decode.mean;
+    Ok((frames, mean * blocks))
+}
+
+/// Leaves noise as it is, at no cost.
+#[derive(Debug)]
+struct Idle(Arc<dyn VideoModel>);
+
+impl VideoModel for Idle {
+    fn spec(&self) -> &VideoSpec {
+        self.0.spec()
+    }
+
+    fn device(&self) -> &Device {
+        self.0.device()
+    }
+
+    fn text_context(&self, text: &TextEmbedding) -> candle_core::Result<TextContext> {
+        self.0.text_context(text)
+    }
+
+    fn predict_flow(
+        &self,
+        blocks: &[DenoiseInput<'_>],
+        _: &mut dyn KvExchange,
+    ) -> candle_core::Result<Vec<Tensor>> {
+        blocks.iter().map(|block| block.latent.zeros_like()).collect()
+    }
 }
 
 /// What the process holds in memory now.
@@ -200,4 +225,41 @@ fn memory() -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().trim_end_matches(" kB").parse().ok()?;
     Some(kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use gstblockcascade::checkpoint::Manifest;
+    use gstblockcascade::generator::{FrameSize, WeightsSource};
+    use gstblockcascade::model::FrameDecoder;
+
+    /// Makes pictures that are no frames of the stream.
+    #[derive(Debug)]
+    struct Wrong;
+
+    impl FrameDecoder for Wrong {
+        fn step(&mut self, latents: &Tensor, _: &Interrupt) -> candle_core::Result<Tensor> {
+            Tensor::zeros((1, 16, 16, 3), latents.dtype(), latents.device())
+        }
+
+        fn fresh(&self) -> Box<dyn FrameDecoder> {
+            Box::new(Self)
+        }
+    }
+
+    #[test]
+    fn decoding_ends_with_frames() {
+        let config = GeneratorConfig {
+            weights: WeightsSource::Random { seed: 0 },
+            size: Some(FrameSize { width: 32, height: 32 }),
+            ..GeneratorConfig::new(Manifest::named("pocket").unwrap())
+        };
+        let mut parts = Parts::load(&config, &Interrupt::default()).unwrap();
+        let (frames, time) = decode(&config, &parts, 2).unwrap();
+        assert!(frames == 9 + 12 && time > Duration::ZERO, "{frames} in {time:?}");
+        parts.decoder = Arc::new(Wrong);
+        let error = decoded(&config, &parts).unwrap_err();
+        assert!(error.to_string().contains("expected frames of"), "{error:#}");
+    }
 }

@@ -3,6 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use gstblockcascade::generator::{Frame, GeneratorConfig};
@@ -18,7 +19,8 @@ const MAX_DIGITS: usize = 20;
 const ACCEPTED: &str =
     "NAME.y4m, - for standard output, a folder, or pictures such as frame-%05d.png";
 
-/// An open output; what was written is whole after each frame.
+/// An open output. What was there stays until the first frame; what was written is whole after each
+/// frame, also where one cannot be written.
 pub enum Output {
     /// One stream of planar 4:2:0 frames.
     Y4m(Box<Y4m>),
@@ -31,12 +33,11 @@ impl Output {
     pub fn open(path: &Path, config: &GeneratorConfig, force: bool) -> Result<Self> {
         let text = path.to_str().unwrap_or_default();
         if text == "-" {
-            return Y4m::new(Box::new(io::stdout()), None, config).map(Self::from);
+            return Ok(Y4m::new(None, config).into());
         }
         let extension = path.extension().unwrap_or_default();
         if extension == "y4m" {
-            let file = create(path, force)?;
-            return Y4m::new(Box::new(file), Some(path.into()), config).map(Self::from);
+            return Ok(Y4m::new(Some(VideoFile::open(path, force)?), config).into());
         }
         let pictures = if extension == "png" {
             Pictures::new(path, force)
@@ -58,7 +59,7 @@ impl Output {
         }
     }
 
-    /// Ends the output; a file without a single frame is removed.
+    /// Ends the output; a new file without a single frame is removed.
     pub fn close(self) -> Result<()> {
         match self {
             Self::Y4m(y4m) => y4m.close(),
@@ -73,67 +74,128 @@ impl From<Y4m> for Output {
     }
 }
 
-fn create(path: &Path, force: bool) -> Result<File> {
+/// A file as it is, and whether it is new.
+fn open(path: &Path, force: bool) -> Result<(File, bool)> {
     let mut options = OpenOptions::new();
-    options.write(true).truncate(force).create(force).create_new(!force);
-    match options.open(path) {
+    let (is_new, file) = match options.write(true).create_new(true).open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && force => {
+            (false, options.create_new(false).create(true).open(path))
+        }
+        file => (true, file),
+    };
+    match file {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             bail!("output: {} exists already; --force overwrites it", path.display())
         }
-        file => file.with_context(|| path.display().to_string()),
+        file => Ok((file.with_context(|| path.display().to_string())?, is_new)),
     }
+}
+
+/// Cuts a file; devices and pipes have no length.
+fn cut(file: &File, length: u64) -> io::Result<()> {
+    if file.metadata()?.is_file() { file.set_len(length) } else { Ok(()) }
 }
 
 /// BT.601, limited range, chroma in the middle of four pixels: what players take `.y4m` for.
 pub struct Y4m {
-    encoder: y4m::Encoder<Box<dyn Write>>,
+    /// From the first frame on.
+    encoder: Option<y4m::Encoder<Box<dyn Write>>>,
     planes: YuvPlanarImageMut<'static, u8>,
-    /// The file, if it is one.
-    path: Option<PathBuf>,
-    frames: u64,
+    fps: u32,
+    /// Unless it is standard output.
+    file: Option<VideoFile>,
 }
 
 impl Y4m {
-    fn new(
-        writer: Box<dyn Write>,
-        path: Option<PathBuf>,
-        config: &GeneratorConfig,
-    ) -> Result<Self> {
-        let (size, fps) = (config.frame_size(), config.model.preset.fps);
-        let range = VendorExtensionString::new(b"COLORRANGE=LIMITED".to_vec()).map_err(unpacked)?;
-        let header =
-            y4m::encode(size.width as usize, size.height as usize, Ratio::new(fps as usize, 1))
-                .with_colorspace(Colorspace::C420jpeg)
-                .append_vendor_extension(range);
-        let planes =
-            YuvPlanarImageMut::alloc(size.width, size.height, YuvChromaSubsampling::Yuv420);
-        Ok(Self {
-            encoder: header.write_header(writer).map_err(unpacked)?,
-            planes,
-            path,
-            frames: 0,
-        })
+    fn new(file: Option<VideoFile>, config: &GeneratorConfig) -> Self {
+        let (size, subsampling) = (config.frame_size(), YuvChromaSubsampling::Yuv420);
+        let planes = YuvPlanarImageMut::alloc(size.width, size.height, subsampling);
+        Self { encoder: None, planes, fps: config.model.preset.fps, file }
     }
 
     fn write(&mut self, frame: &Frame) -> Result<()> {
+        let written = self.append(frame);
+        match &mut self.file {
+            Some(file) => file.settle(written),
+            None => written,
+        }
+    }
+
+    fn append(&mut self, frame: &Frame) -> Result<()> {
         let (range, matrix) = (YuvRange::Limited, YuvStandardMatrix::Bt601);
         let (planes, mode) = (&mut self.planes, YuvConversionMode::Professional);
         yuv::rgb_to_yuv420(planes, &frame.rgb, 3 * frame.width, range, matrix, mode)?;
+        let encoder = match self.encoder.take() {
+            Some(encoder) => encoder,
+            None => self.begin()?,
+        };
+        let encoder = self.encoder.insert(encoder);
+        let planes = &self.planes;
         let planes = [planes.y_plane.borrow(), planes.u_plane.borrow(), planes.v_plane.borrow()];
-        self.encoder.write_frame(&y4m::Frame::new(planes, None)).map_err(unpacked)?;
-        self.frames += 1;
-        Ok(())
+        encoder.write_frame(&y4m::Frame::new(planes, None)).map_err(unpacked)
+    }
+
+    /// Empties the file, and writes the header.
+    fn begin(&mut self) -> Result<y4m::Encoder<Box<dyn Write>>> {
+        let writer: Box<dyn Write> = match &mut self.file {
+            Some(file) => Box::new(file.emptied()?),
+            None => Box::new(io::stdout()),
+        };
+        let (width, height) = (self.planes.width as usize, self.planes.height as usize);
+        let range = VendorExtensionString::new(b"COLORRANGE=LIMITED".to_vec()).map_err(unpacked)?;
+        let header = y4m::encode(width, height, Ratio::new(self.fps as usize, 1))
+            .with_colorspace(Colorspace::C420jpeg)
+            .append_vendor_extension(range);
+        header.write_header(writer).map_err(unpacked)
     }
 
     fn close(self) -> Result<()> {
-        match self.path {
+        match self.file {
+            Some(file) => file.close(),
             None => Ok(io::stdout().flush()?),
-            // Devices and pipes stay, whatever went through them.
-            Some(path) if self.frames == 0 && path.is_file() => {
-                fs::remove_file(&path).with_context(|| path.display().to_string())
-            }
-            Some(_) => Ok(()),
         }
+    }
+}
+
+/// The file of a video.
+struct VideoFile {
+    path: PathBuf,
+    /// Shared with the encoder.
+    file: Arc<File>,
+    is_new: bool,
+    /// Bytes up to the end of the last whole frame, once what was there is gone.
+    whole: Option<u64>,
+}
+
+impl VideoFile {
+    fn open(path: &Path, force: bool) -> Result<Self> {
+        let (file, is_new) = open(path, force)?;
+        Ok(Self { path: path.into(), file: Arc::new(file), is_new, whole: None })
+    }
+
+    fn emptied(&mut self) -> io::Result<Arc<File>> {
+        cut(&self.file, 0)?;
+        self.whole = Some(0);
+        Ok(self.file.clone())
+    }
+
+    /// Keeps what a frame added, or cuts off what a failure left of it.
+    fn settle(&mut self, written: Result<()>) -> Result<()> {
+        match (&written, self.whole) {
+            (Ok(()), _) => self.whole = Some(self.file.metadata()?.len()),
+            (Err(cause), Some(whole)) => {
+                cut(&self.file, whole).with_context(|| cause.to_string())?;
+            }
+            (Err(_), None) => {}
+        }
+        written
+    }
+
+    fn close(self) -> Result<()> {
+        if self.is_new && self.whole.unwrap_or(0) == 0 {
+            fs::remove_file(&self.path).with_context(|| self.path.display().to_string())?;
+        }
+        Ok(())
     }
 }
 
@@ -185,16 +247,25 @@ impl Pictures {
 
     fn write(&self, frame: &Frame) -> Result<()> {
         let path = self.path(frame.index);
-        let file = BufWriter::new(create(&path, self.force)?);
-        let mut encoder = png::Encoder::new(file, frame.width, frame.height);
-        encoder.set_color(png::ColorType::Rgb);
-        encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
-        let written = encoder.write_header().and_then(|mut writer| {
-            writer.write_image_data(&frame.rgb)?;
-            writer.finish()
-        });
+        let (file, _) = open(&path, self.force)?;
+        let written = cut(&file, 0).map_err(png::EncodingError::from);
+        let written = written.and_then(|()| encode(frame, file));
+        if let Err(cause) = &written
+            && path.is_file()
+        {
+            fs::remove_file(&path).with_context(|| format!("{}: {cause}", path.display()))?;
+        }
         written.with_context(|| path.display().to_string())
     }
+}
+
+fn encode(frame: &Frame, file: File) -> Result<(), png::EncodingError> {
+    let mut encoder = png::Encoder::new(BufWriter::new(file), frame.width, frame.height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_source_srgb(png::SrgbRenderingIntent::Perceptual);
+    let mut writer = encoder.write_header()?;
+    writer.write_image_data(&frame.rgb)?;
+    writer.finish()
 }
 
 #[cfg(test)]

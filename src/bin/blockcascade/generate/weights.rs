@@ -11,6 +11,8 @@ use gstblockcascade::generator::{Error, GeneratorConfig, WeightPaths, WeightsSou
 pub struct WeightArgs {
     /// Uses random weights instead of files: the speed is real, the picture is noise
     #[arg(long, value_name = "SEED", num_args = 0..=1, require_equals = true, default_missing_value = "0")]
+    #[arg(conflicts_with_all = ["folder", "weights_dit", "weights_lora"])]
+    #[arg(conflicts_with_all = ["weights_text_encoder", "weights_tokenizer", "weights_decoder"])]
     random_weights: Option<u64>,
     /// Looks for files here, then in the cache that Hugging Face tools share
     #[arg(long, value_name = "DIR")]

@@ -53,7 +53,10 @@ fn most_frames((strategy, forecast): Choice) -> String {
 fn first_to_answer((strategy, forecast): Choice) -> String {
     let [_, conditioned] = forecast.prompt.map(|wait| wait * 1e3);
     let gpus = gpus(&forecast);
-    format!("soonest answer: {strategy} on {gpus}, a prompt is followed after {conditioned:.0} ms")
+    format!(
+        "soonest answer: {strategy} on {gpus}, a prompt is followed after {conditioned:.0} ms and the \
+         rest of a tick"
+    )
 }
 
 fn real_time(choices: &[Choice], fps: u32) -> String {

@@ -21,10 +21,9 @@ const FRAMES_PER_LATENT: f64 = 4.0;
 /// their sides; of the embedded model's decoder, which is also less deep, this is rough.
 pub fn flop(decoder: Decoder, architecture: Architecture, positions: f64) -> f64 {
     let channels = vae_config(architecture).dim as f64;
-    let full = FULL * (channels / FULL_CHANNELS).powi(2);
     let native = match decoder {
-        Decoder::Full => full,
-        Decoder::Light => full / LIGHT.powi(2),
+        Decoder::Full => FULL * (channels / FULL_CHANNELS).powi(2),
+        Decoder::Light => FULL / LIGHT.powi(2),
         Decoder::Tiny | Decoder::LightTiny => TINY,
     };
     native * positions / POSITIONS
@@ -53,6 +52,8 @@ mod tests {
         assert_eq!(of(Decoder::Light) * 16.0, of(Decoder::Full));
         assert!((of(Decoder::Full) / of(Decoder::Tiny) - 25.0).abs() < 0.1);
         assert!(flop(Decoder::Full, Architecture::Pocket, POSITIONS) < of(Decoder::Tiny));
+        // A small decoder is the same whatever model it decodes for.
+        assert_eq!(flop(Decoder::Light, Architecture::Pocket, POSITIONS), of(Decoder::Light));
         assert_eq!((frames(3), first_part(3)), (12.0, 0.75));
     }
 }

@@ -19,7 +19,7 @@ mod table;
 use anyhow::{Result, bail};
 use gstblockcascade::cascade::CacheLimits;
 use gstblockcascade::checkpoint::{Manifest, Preset};
-use gstblockcascade::generator::{FrameSize, GeneratorConfig};
+use gstblockcascade::generator::{FrameSize, GeneratorConfig, WeightsSource};
 use serde_json::json;
 
 use self::case::Case;
@@ -93,12 +93,17 @@ fn rows(case: &Case) -> Vec<Row> {
 }
 
 impl Args {
-    /// The model with this command's settings, checked as those of `generate` are.
+    /// The model with this command's settings, checked as those of `generate` are; no decoder needs
+    /// a file here.
     fn config(&self) -> Result<GeneratorConfig> {
         let mut model = manifest(&self.model)?;
         self.preset.apply(&mut model.preset);
-        let (decoder, size) = (self.decoder.into(), self.size);
-        let config = GeneratorConfig { decoder, size, ..GeneratorConfig::new(model) };
+        let config = GeneratorConfig {
+            weights: WeightsSource::Random { seed: 0 },
+            decoder: self.decoder.into(),
+            size: self.size,
+            ..GeneratorConfig::new(model)
+        };
         config.validate()?;
         Ok(config)
     }

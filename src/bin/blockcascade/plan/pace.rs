@@ -11,9 +11,10 @@ pub struct Pace {
     pub block: f64,
     /// From the start to the first clean block.
     pub first: f64,
-    /// From a new prompt to the first clean block that it touched, at worst.
+    /// From the start of a tick that hears a new prompt to the first clean block that it touched, at
+    /// worst (performance.md 2.6). What is left of the tick before comes first.
     pub affected: f64,
-    /// From a new prompt to the first block that knew no other, at worst.
+    /// The same to the first block that knew no other.
     pub conditioned: f64,
 }
 
@@ -82,7 +83,7 @@ mod tests {
         [tick, block, first, affected, conditioned]
     }
 
-    /// Four steps and a cache pass. One by one, a prompt comes at worst when the cache pass starts.
+    /// Four steps and a cache pass. One by one, a prompt is heard at worst when the cache pass starts.
     #[test]
     fn ticks_are_counted_by_the_timetable() {
         assert_eq!(pace(5), [1.0, 5.0, 4.0, 5.0, 8.0]);

@@ -49,7 +49,7 @@ pub struct Forecast {
     /// Seconds from the prompt to the stream's first frames.
     pub first_frame: f64,
     /// Seconds from a new prompt to the first frames that it touched, and to the first that knew no
-    /// other; at worst.
+    /// other; at worst, and without the rest of the tick in which it comes.
     pub prompt: [f64; 2],
     /// Bytes of one GPU: weights, keys and values, activations.
     pub memory: f64,
