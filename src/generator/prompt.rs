@@ -14,8 +14,8 @@ use crate::model::TextEmbedding;
 pub struct Prompt {
     /// What to show; any text, also none.
     pub text: String,
-    /// The first block to be generated under it; `None` is as soon as it is encoded. A stream
-    /// whose prompts all name a block is the same every time.
+    /// The first block to be generated under it; `None`, or one that has started, is as soon as it is
+    /// encoded. A stream whose prompts all name a block that is to come is the same every time.
     pub from_block: Option<u64>,
     /// How it takes over; `None` is as the configuration says.
     pub change: Option<PromptChange>,
@@ -41,6 +41,9 @@ pub struct AppliedPrompt {
     pub text: String,
 }
 
+/// Prompts for blocks further ahead are encoded later: each encoding takes memory, and time of a device.
+const AHEAD: u64 = 16;
+
 /// Where prompts wait: first for their encoding, then for their block.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
@@ -56,6 +59,8 @@ struct State {
     soon: Option<Slot>,
     /// By first block.
     scheduled: BTreeMap<u64, Slot>,
+    /// The first block that has not started.
+    started: u64,
     /// The first block that may not start yet.
     hold: Option<u64>,
     next_id: u64,
@@ -96,7 +101,7 @@ impl Desk {
         let mut state = self.lock();
         let slot = state.slot(prompt.text, prompt.change);
         let id = slot.id;
-        match prompt.from_block {
+        match prompt.from_block.filter(|block| *block >= state.started) {
             None => {
                 state.current.clone_from(&slot.text);
                 state.soon = Some(slot);
@@ -162,6 +167,10 @@ impl Desk {
         if state.closed {
             return Err(Closed);
         }
+        if after > state.started {
+            state.started = after;
+            self.changed.notify_all(); // other prompts are near now
+        }
         let later = state.scheduled.split_off(&after);
         let scheduled = std::mem::replace(&mut state.scheduled, later).into_values().next_back();
         let soon = state.soon.take_if(|slot| slot.embedding.is_some());
@@ -202,9 +211,10 @@ impl State {
         Slot { id: PromptId(self.next_id), text, change, embedding: None }
     }
 
-    /// Slots that are not encoded yet, in the order in which they will be needed.
+    /// Slots to encode, in the order in which they will be needed.
     fn jobs(&self) -> impl Iterator<Item = &Slot> {
-        self.soon.iter().chain(self.scheduled.values()).filter(|slot| slot.embedding.is_none())
+        let near = self.scheduled.range(..self.started + AHEAD).map(|(_, slot)| slot);
+        self.soon.iter().chain(near).filter(|slot| slot.embedding.is_none())
     }
 }
 
@@ -262,6 +272,33 @@ mod tests {
         assert!(desk.due(None).unwrap().is_none());
         assert_eq!(due(&desk, 3), Some(2.0));
         assert_eq!(due(&desk, 9), Some(4.0));
+    }
+
+    /// What misses its block is no older than it is: it does not come after a newer one.
+    #[test]
+    fn a_prompt_for_a_block_that_has_started_is_for_now() {
+        let desk = Desk::default();
+        assert_eq!(due(&desk, 6), None);
+        desk.submit(at(5, "late"));
+        desk.submit("newest".into());
+        encode(&desk);
+        assert_eq!((due(&desk, 7), due(&desk, 8)), (Some(6.0), None));
+        desk.submit(at(8, "late"));
+        encode(&desk);
+        assert!(!desk.due(None).unwrap().unwrap().scheduled);
+    }
+
+    #[test]
+    fn far_prompts_are_encoded_when_they_are_near() {
+        let desk = Desk::default();
+        desk.submit(at(AHEAD, "far"));
+        assert_eq!(desk.lock().jobs().count(), 0);
+        std::thread::scope(|scope| {
+            let encoder = scope.spawn(|| encode(&desk));
+            assert_eq!(due(&desk, 0), None);
+            encoder.join().unwrap();
+        });
+        assert_eq!(due(&desk, AHEAD), Some(3.0));
     }
 
     #[test]

@@ -147,12 +147,18 @@ impl ElementImpl for BlockCascadeSrc {
         _name: Option<&str>,
         _caps: Option<&gst::Caps>,
     ) -> Option<gst::Pad> {
-        let pad = self.text_pad(template);
-        if self.obj().add_pad(&pad).is_err() {
+        let element = self.obj();
+        if element.static_pad(text::PAD).is_some() {
             gst::warning!(CAT, imp = self, "there is one text pad, and it is in use");
             return None;
         }
-        lock(&self.text).link(true);
+        let pad = self.text_pad(template);
+        lock(&self.text).link(true); // before the first text comes
+        let is_running = element.current_state() > gst::State::Ready;
+        if is_running || element.pending_state() >= gst::State::Paused {
+            let _ = pad.set_active(true); // a pad that is not is refused by a warning
+        }
+        element.add_pad(&pad).ok()?;
         self.hold_blocks();
         Some(pad)
     }
@@ -188,7 +194,8 @@ impl BaseSrcImpl for BlockCascadeSrc {
         let config = settings.config().map_err(to_message)?;
         gst::info!(CAT, imp = self, "{} with seed {}", config.model.name, config.seed);
         let networks = self.hold_networks(&config).map_err(to_message)?;
-        let stream = Stream::new(config, networks).map_err(to_message)?;
+        let is_live = self.obj().is_live();
+        let stream = Stream::new(config, networks, is_live).map_err(to_message)?;
         *lock(&self.work) = Work::default();
         lock(&self.text).restart();
         *lock(&self.stream) = Some(stream);

@@ -63,13 +63,13 @@ glib::wrapper! {
     ///
     /// Options of the signal and fields of the event: `text`, `running-time` (when), `id` (given back),
     /// and `prompt-policy`, `transition-blocks` and `transition-method` in place of the properties of
-    /// these names. A prompt for a time to come begins with a block, whatever the policy; for a time that is
-    /// past, a source that is live or has `wait-prompt=false` takes it as one without.
+    /// these names. A prompt for a time to come begins with a block, whatever the policy; one for a time that is
+    /// past, or for a block that has started, is taken as one without.
     ///
     /// Element messages and downstream events `blockcascade/prompt-applied` and `-dropped` answer each that was
     /// taken, with `text`, `id` and `latency`: one that was applied with the `frame` and `block` of the meta, the
     /// `offset` of the buffer and its `pts`, one that was dropped with the `reason`, and without an event when
-    /// that is the stream's end. What is refused (text over 16 KiB, an unknown field, more than 1024 that wait) is
+    /// that is the stream's end. What is refused (text over 16 KiB, an unknown field, more than 16384 that wait) is
     /// told by a WARNING. Encoders are asked for a key frame, unless `force-key-unit-on-prompt=false`.
     ///
     /// # When it is too slow

@@ -11,7 +11,7 @@ use gstreamer_video as gst_video;
 
 use super::frames::Work;
 use super::imp::{BlockCascadeSrc, lock};
-use super::prompts::{self, Answer, Request};
+use super::prompts::{self, Answer, Request, Shown};
 use super::properties::Property;
 use super::stream::Stream;
 use super::text::Known;
@@ -32,15 +32,9 @@ impl BlockCascadeSrc {
 
     /// Hands a prompt to the generator; whether there is one that takes it.
     fn ask(&self, request: Request) -> bool {
-        let (usual, waits) = {
-            let settings = lock(&self.settings);
-            (settings.change(), settings.wait_prompt)
-        };
-        let now = self.obj().is_live().then(|| self.running_time());
-        let taken = lock(&self.stream).as_mut().map(|stream| {
-            let past = now.or_else(|| stream.time_shown().filter(|_| !waits));
-            stream.take(request, usual, past)
-        });
+        let usual = lock(&self.settings).change();
+        let past = self.past();
+        let taken = lock(&self.stream).as_mut().map(|stream| stream.take(request, usual, past));
         if taken == Some(false) {
             self.refuse(&format!("{} prompts wait for their frame already", prompts::MAX_WAITING));
         }
@@ -57,12 +51,24 @@ impl BlockCascadeSrc {
         }
     }
 
+    /// The running time up to which a live stream has been shown: a clock goes on while it is paused.
+    fn past(&self) -> Option<gst::ClockTime> {
+        if !self.obj().is_live() {
+            return None;
+        }
+        if self.obj().current_state() == gst::State::Playing {
+            return Some(self.running_time());
+        }
+        let shown = lock(&self.stream).as_ref().and_then(Stream::time_shown);
+        Some(shown.unwrap_or_default())
+    }
+
     /// From now on it is known which frame is shown when.
     pub(super) fn time_prompts(&self) {
-        let early = lock(&self.stream).as_mut().map(Stream::timed);
-        early.into_iter().flatten().for_each(|request| {
-            self.ask(request);
-        });
+        let past = self.past();
+        if let Some(stream) = lock(&self.stream).as_mut() {
+            stream.timed(past);
+        }
     }
 
     fn refuse(&self, reason: &str) {
@@ -107,15 +113,17 @@ impl BlockCascadeSrc {
 
     /// Counts a frame, and tells everybody when it is the first of its prompt.
     pub(super) fn shows(&self, work: &Work, frame: &Frame) {
-        let (answers, time) = {
+        let (Shown { is_first, answers }, time) = {
             let mut stream = lock(&self.stream);
             let Some(stream) = stream.as_mut() else { return };
             stream.shows(frame, work.number);
-            let Some(answers) = stream.book.show(&frame.prompt, frame.block) else { return };
-            stream.current_prompt = Some(frame.prompt.text.clone());
-            let applied = answers.iter().rev().find(|answer| answer.applied);
+            let shown = stream.book.show(&frame.prompt, frame.block);
+            if shown.is_first {
+                stream.current_prompt = Some(frame.prompt.text.clone());
+            }
+            let applied = shown.answers.iter().rev().find(|answer| answer.applied);
             stream.prompt_latency = applied.map(|a| a.since.elapsed()).or(stream.prompt_latency);
-            (answers, stream.pace.time(work.number))
+            (shown, stream.pace.time(work.number))
         };
         let fields = [
             ("frame", frame.index),
@@ -124,6 +132,9 @@ impl BlockCascadeSrc {
             ("pts", time.nseconds()),
         ];
         self.post_answers(&answers, &fields);
+        if !is_first {
+            return;
+        }
         if work.number > 0 && lock(&self.settings).force_key_unit {
             let event = gst_video::DownstreamForceKeyUnitEvent::builder().all_headers(true).build();
             self.parent_send_event(event);
@@ -163,7 +174,10 @@ impl BlockCascadeSrc {
 
     /// Takes a prompt and waits for nothing.
     fn chain(&self, buffer: &gst::BufferRef) -> Result<gst::FlowSuccess, gst::FlowError> {
-        let prompt = lock(&self.text).prompt(buffer);
+        let (prompt, time) = {
+            let text = lock(&self.text);
+            (text.prompt(buffer), text.time(buffer))
+        };
         match prompt {
             Ok(Some(request)) => {
                 self.ask(request);
@@ -173,6 +187,8 @@ impl BlockCascadeSrc {
                 gst::element_imp_warning!(self, gst::StreamError::Decode, ("prompt: {reason}"));
             }
         }
+        // Not before the prompt is where it belongs: a block for which all is known may start.
+        lock(&self.text).advance(time);
         self.hold_blocks();
         Ok(gst::FlowSuccess::Ok)
     }
@@ -191,7 +207,9 @@ impl BlockCascadeSrc {
         let Some(stream) = stream.as_ref() else { return };
         // Asked for in the order in which blocks are held: an older answer never comes last.
         let known = if waits { lock(&self.text).known() } else { Known::All };
-        let after = |time| stream.pace.frame_from(time + gst::ClockTime::NSECOND);
+        let after = |time: gst::ClockTime| {
+            stream.pace.frame_from(time.saturating_add(gst::ClockTime::NSECOND))
+        };
         stream.controls.hold(match known {
             Known::All => None,
             Known::Until(time) if stream.info.is_some() => Some(stream.block_from(after(time))),

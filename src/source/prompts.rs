@@ -15,7 +15,7 @@ pub const EVENT: &str = "blockcascade/prompt";
 /// Longest prompt, in bytes.
 const MAX_TEXT: usize = 16 << 10;
 /// Most prompts that wait for their frame.
-pub const MAX_WAITING: usize = 1024;
+pub const MAX_WAITING: usize = 16 << 10;
 /// Most blocks of a transition.
 pub const MAX_TRANSITION: u32 = 1024;
 /// Events whose numbers are remembered, to know them when they come by another branch.
@@ -60,6 +60,11 @@ impl Request {
             transition_method: choice(fields, "transition-method")?,
             ..Self::new(text)?
         })
+    }
+
+    /// Its time, unless it is no later than `past`.
+    pub fn time_to_come(&self, past: Option<gst::ClockTime>) -> Option<gst::ClockTime> {
+        self.running_time.filter(|time| past.is_none_or(|past| *time > past))
     }
 
     /// How it takes over; as `usual` in what it does not say.
@@ -113,11 +118,20 @@ pub struct Answer {
     pub applied: bool,
 }
 
+/// What a frame that is shown says of prompts.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// It is the first one of its prompt.
+    pub is_first: bool,
+    pub answers: Vec<Answer>,
+}
+
 /// The prompts that wait for their first frame, and which is shown.
 #[derive(Debug, Default)]
 pub struct Book {
     waiting: VecDeque<Waiting>,
     shown: Option<PromptId>,
+    block: Option<u64>,
     seen: VecDeque<gst::Seqnum>,
     pub applied: u64,
     pub dropped: u64,
@@ -138,10 +152,6 @@ impl Book {
         false
     }
 
-    pub fn is_full(&self) -> bool {
-        self.waiting.len() >= MAX_WAITING
-    }
-
     pub fn len(&self) -> usize {
         self.waiting.len()
     }
@@ -150,36 +160,37 @@ impl Book {
         self.waiting.push_back(waiting);
     }
 
-    /// Whether a frame is the first of its prompt, and what that settles.
-    pub fn show(&mut self, prompt: &AppliedPrompt, block: u64) -> Option<Vec<Answer>> {
-        if self.shown.replace(prompt.id) == Some(prompt.id) {
-            return None;
+    /// Whether a frame is the first of its prompt, and what it settles: the first of a block settles what
+    /// was for it, or for an earlier one, and is not shown.
+    pub fn show(&mut self, prompt: &AppliedPrompt, block: u64) -> Shown {
+        let is_first = self.shown.replace(prompt.id) != Some(prompt.id);
+        let is_next = self.block.replace(block) != Some(block);
+        if !is_first && !is_next {
+            return Shown::default();
         }
-        let is_over = |waiting: &Waiting| match waiting.from_block {
-            None => waiting.prompt <= prompt.id,
-            Some(from_block) => {
-                waiting.prompt == prompt.id || (waiting.prompt < prompt.id && from_block < block)
-            }
+        let is_past = |from_block: Option<u64>| from_block.is_none_or(|from| from <= block);
+        let is_over = |waiting: &Waiting| {
+            let older = waiting.prompt < prompt.id && is_past(waiting.from_block);
+            older || waiting.prompt == prompt.id
         };
         let (over, waiting) = self.waiting.drain(..).partition(is_over);
         self.waiting = waiting;
         let over: VecDeque<Waiting> = over;
-        let answers: Vec<_> = over
-            .into_iter()
-            .map(|Waiting { prompt: id, request, since, .. }| Answer {
-                request,
-                since,
-                applied: id == prompt.id,
-            })
-            .collect();
-        self.applied += answers.iter().filter(|answer| answer.applied).count() as u64;
-        self.dropped += answers.iter().filter(|answer| !answer.applied).count() as u64;
-        Some(answers)
+        let answer = |Waiting { prompt: id, request, since, .. }| Answer {
+            request,
+            since,
+            applied: id == prompt.id,
+        };
+        let answers: Vec<_> = over.into_iter().map(answer).collect();
+        let applied = answers.iter().filter(|answer| answer.applied).count();
+        self.applied += applied as u64;
+        self.dropped += (answers.len() - applied) as u64;
+        Shown { is_first, answers }
     }
 
     /// Everything that still waits, when the stream ends.
     pub fn close(&mut self, early: impl IntoIterator<Item = (Request, Instant)>) -> Vec<Answer> {
-        self.shown = None;
+        (self.shown, self.block) = (None, None);
         let waiting = self.waiting.drain(..).map(|waiting| (waiting.request, waiting.since));
         let answer = |(request, since)| Answer { request, since, applied: false };
         let answers: Vec<_> = waiting.chain(early).map(answer).collect();
@@ -198,10 +209,12 @@ mod tests {
         Waiting { prompt: PromptId(id), request, from_block, since: Instant::now() }
     }
 
-    fn shown(book: &mut Book, id: u64, block: u64) -> Option<Vec<(String, bool)>> {
+    /// Whether a frame is its prompt's first one, and the answers to others.
+    fn shown(book: &mut Book, id: u64, block: u64) -> (bool, Vec<(String, bool)>) {
         let prompt = AppliedPrompt { id: PromptId(id), text: String::new() };
-        let answers = book.show(&prompt, block)?.into_iter();
-        Some(answers.map(|answer| (answer.request.id.unwrap(), answer.applied)).collect())
+        let Shown { is_first, answers } = book.show(&prompt, block);
+        let answer = |answer: Answer| (answer.request.id.unwrap(), answer.applied);
+        (is_first, answers.into_iter().map(answer).collect())
     }
 
     fn parsed(fields: &str) -> Result<Request, String> {
@@ -257,10 +270,11 @@ mod tests {
         for (id, from_block) in [(2, None), (3, Some(9)), (4, None)] {
             book.wait(waiting(id, from_block));
         }
-        assert_eq!(shown(&mut book, 1, 0), Some(vec![]));
-        assert_eq!(shown(&mut book, 1, 1), None);
-        assert_eq!(shown(&mut book, 4, 2), Some(vec![("2".into(), false), ("4".into(), true)]));
-        assert_eq!(shown(&mut book, 3, 9), Some(vec![("3".into(), true)]));
+        assert_eq!(shown(&mut book, 1, 0), (true, vec![]));
+        assert_eq!(shown(&mut book, 1, 1), (false, vec![]));
+        let both = vec![("2".into(), false), ("4".into(), true)];
+        assert_eq!(shown(&mut book, 4, 2), (true, both));
+        assert_eq!(shown(&mut book, 3, 9), (true, vec![("3".into(), true)]));
         assert_eq!((book.applied, book.dropped, book.len()), (2, 1, 0));
     }
 
@@ -271,8 +285,21 @@ mod tests {
         for (id, from_block) in [(2, Some(5)), (3, Some(7)), (4, Some(6))] {
             book.wait(waiting(id, from_block));
         }
-        assert_eq!(shown(&mut book, 3, 8), Some(vec![("2".into(), false), ("3".into(), true)]));
-        assert_eq!(shown(&mut book, 4, 9), Some(vec![("4".into(), true)]));
+        let both = vec![("2".into(), false), ("3".into(), true)];
+        assert_eq!(shown(&mut book, 3, 8), (true, both));
+        assert_eq!(shown(&mut book, 4, 9), (true, vec![("4".into(), true)]));
+    }
+
+    /// A newer prompt was shown before the block that it was for.
+    #[test]
+    fn what_missed_its_block_is_answered_then() {
+        let mut book = Book::default();
+        for (id, from_block) in [(2, Some(7)), (3, Some(7)), (4, None)] {
+            book.wait(waiting(id, from_block));
+        }
+        assert_eq!(shown(&mut book, 4, 6), (true, vec![("4".into(), true)]));
+        let both = vec![("2".into(), false), ("3".into(), false)];
+        assert_eq!(shown(&mut book, 4, 7), (false, both));
     }
 
     #[test]

@@ -15,6 +15,9 @@ use crate::generator::{
     VideoFormat,
 };
 
+/// Blocks between the ones that are being made and those that a prompt is given for, so that it is encoded.
+const MARGIN: usize = 4;
+
 /// From start to stop.
 #[derive(Debug)]
 pub struct Stream {
@@ -23,6 +26,7 @@ pub struct Stream {
     pub config: GeneratorConfig,
     pub controls: Controls,
     pub loading: Arc<Loading>,
+    is_live: bool,
     pub load_state: LoadState,
     pub info: Option<gst_video::VideoInfo>,
     pub pace: Pace,
@@ -35,11 +39,19 @@ pub struct Stream {
     /// Whether the time of a frame is known.
     is_timed: bool,
     pub book: Book,
-    /// Prompts for certain times that came before it was known which frame is shown then.
-    early: Vec<(Request, Instant)>,
+    /// Prompts for times that are not near, in the order in which they came.
+    early: Vec<Early>,
     pub current_prompt: Option<String>,
     pub prompt_latency: Option<Duration>,
     pub counters: Counters,
+}
+
+/// A prompt for a time of which it is not known, or not for certain, which frame is shown then.
+#[derive(Debug)]
+struct Early {
+    request: Request,
+    change: PromptChange,
+    since: Instant,
 }
 
 /// What a flush does to running time.
@@ -71,7 +83,7 @@ pub struct Counters {
 }
 
 impl Stream {
-    pub fn new(config: GeneratorConfig, loading: Arc<Loading>) -> Result<Self> {
+    pub fn new(config: GeneratorConfig, loading: Arc<Loading>, is_live: bool) -> Result<Self> {
         let rate = gst::Fraction::new(config.model.preset.fps as i32, 1);
         let is_loaded = loading.is_done();
         Ok(Self {
@@ -79,6 +91,7 @@ impl Stream {
             controls: Controls::new(&config)?,
             config,
             loading,
+            is_live,
             load_state: if is_loaded {
                 LoadState::Done(Duration::ZERO)
             } else {
@@ -102,39 +115,67 @@ impl Stream {
         matches!(self.load_state, LoadState::Percent(_))
     }
 
-    /// Hands a prompt on, unless too many wait. One for a time up to `past` is for as soon as can be.
+    /// Takes a prompt, unless too many wait. One for a time up to `past` is for as soon as can be.
     pub fn take(
         &mut self,
         request: Request,
         usual: PromptChange,
         past: Option<gst::ClockTime>,
     ) -> bool {
-        if self.book.is_full() || self.early.len() >= prompts::MAX_WAITING {
+        if self.waiting() >= prompts::MAX_WAITING {
             return false;
         }
-        if request.running_time.is_some() && !self.is_timed {
-            self.early.push((request, Instant::now()));
-            return true;
+        let change = request.change(usual);
+        let early = Early { request, change, since: Instant::now() };
+        if self.is_far(&early, past) {
+            self.early.push(early);
+        } else {
+            self.hand_on(past); // the older ones first
+            self.give(early, past);
         }
-        let time = request.running_time.filter(|time| past.is_none_or(|past| *time > past));
-        let frame = time.map(|time| self.pace.frame_from(time));
-        let from_block = frame.map(|frame| self.block_from(frame));
-        let text = request.text.clone();
-        let prompt = Prompt { text, from_block, change: Some(request.change(usual)) };
-        let prompt = self.controls.set_prompt(prompt);
-        self.book.wait(Waiting { prompt, request, from_block, since: Instant::now() });
         true
     }
 
     /// The times of frames are known from now on: prompts that waited for that.
-    pub fn timed(&mut self) -> Vec<Request> {
+    pub fn timed(&mut self, past: Option<gst::ClockTime>) {
         self.is_timed = true;
-        self.early.drain(..).map(|(request, _)| request).collect()
+        self.hand_on(past);
+    }
+
+    /// Gives the generator those prompts whose time is near or past.
+    fn hand_on(&mut self, past: Option<gst::ClockTime>) {
+        let early = std::mem::take(&mut self.early);
+        let (far, near) = early.into_iter().partition(|early| self.is_far(early, past));
+        self.early = far;
+        let near: Vec<Early> = near;
+        near.into_iter().for_each(|early| self.give(early, past));
+    }
+
+    /// Underruns move the frames of a live stream: it is asked late which one is shown at a time.
+    fn is_far(&self, early: &Early, past: Option<gst::ClockTime>) -> bool {
+        let Some(time) = early.request.time_to_come(past) else { return false };
+        let made = self.config.queue_blocks + self.config.cascade_width + MARGIN;
+        let near = self.counters.blocks + made as u64;
+        !self.is_timed || (self.is_live && self.block_from(self.pace.frame_from(time)) > near)
+    }
+
+    fn give(&mut self, early: Early, past: Option<gst::ClockTime>) {
+        let Early { request, change, since } = early;
+        let time = request.time_to_come(past);
+        let from_block = time.map(|time| self.block_from(self.pace.frame_from(time)));
+        let text = request.text.clone();
+        let prompt = self.controls.set_prompt(Prompt { text, from_block, change: Some(change) });
+        self.book.wait(Waiting { prompt, request, from_block, since });
+    }
+
+    /// Prompts that wait for their frame.
+    fn waiting(&self) -> usize {
+        self.book.len() + self.early.len()
     }
 
     /// What has not been shown will not be.
     pub fn close(&mut self) -> Vec<Answer> {
-        self.book.close(self.early.drain(..))
+        self.book.close(self.early.drain(..).map(|early| (early.request, early.since)))
     }
 
     /// The first block of which no frame is shown before that number.
@@ -151,8 +192,11 @@ impl Stream {
     /// A new frame leaves, in a buffer of that number.
     pub fn shows(&mut self, frame: &Frame, number: u64) {
         self.counters.frames += 1;
-        self.counters.blocks = frame.block + 1;
         self.inserted = number.saturating_sub(frame.index);
+        let is_next = std::mem::replace(&mut self.counters.blocks, frame.block + 1) <= frame.block;
+        if is_next {
+            self.hand_on(Some(self.pace.time(number)));
+        }
     }
 
     pub fn format(&self) -> VideoFormat {
@@ -182,7 +226,7 @@ impl Stream {
             .field("repeated", repeated)
             .field("gaps", gaps)
             .field("underruns", underruns)
-            .field("prompts-queued", (self.book.len() + self.early.len()) as u64)
+            .field("prompts-queued", self.waiting() as u64)
             .field("prompts-applied", self.book.applied)
             .field("prompts-dropped", self.book.dropped)
             .field("duplicate-events", self.book.duplicates)

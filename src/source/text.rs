@@ -46,10 +46,13 @@ impl Track {
         }
     }
 
+    /// When a buffer's text is for, if it says so.
+    pub fn time(&self, buffer: &gst::BufferRef) -> Option<gst::ClockTime> {
+        self.segment.to_running_time(buffer.pts()?)
+    }
+
     /// The prompt in a buffer, if there is one; why not, if it is no text.
-    pub fn prompt(&mut self, buffer: &gst::BufferRef) -> Result<Option<Request>, String> {
-        let time = buffer.pts().and_then(|pts| self.segment.to_running_time(pts));
-        self.advance(time);
+    pub fn prompt(&self, buffer: &gst::BufferRef) -> Result<Option<Request>, String> {
         let map = buffer.map_readable().map_err(|error| error.to_string())?;
         let text = std::str::from_utf8(&map).map_err(|error| format!("no UTF-8: {error}"))?;
         let text = if self.is_markup { without_markup(text) } else { text.into() };
@@ -57,7 +60,7 @@ impl Track {
         if text.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Request { running_time: time, ..Request::new(text)? }))
+        Ok(Some(Request { running_time: self.time(buffer), ..Request::new(text)? }))
     }
 
     /// What an event says of the text.
@@ -74,16 +77,21 @@ impl Track {
             }
             gst::EventView::Gap(gap) => {
                 let (start, duration) = gap.get();
-                let end = start + duration.unwrap_or_default();
-                self.advance(self.segment.to_running_time(end));
+                // What comes at its very end is not a part of it.
+                let before =
+                    |length: gst::ClockTime| length.saturating_sub(gst::ClockTime::NSECOND);
+                let last = start.saturating_add(before(duration.unwrap_or_default()));
+                self.advance(self.segment.to_running_time(last));
             }
+            gst::EventView::StreamStart(_) => self.has_ended = false,
             gst::EventView::Eos(_) => self.has_ended = true,
             gst::EventView::FlushStop(_) => self.restart(),
             _ => {}
         }
     }
 
-    fn advance(&mut self, time: Option<gst::ClockTime>) {
+    /// All text is known up to a time, and what is for that time, too.
+    pub fn advance(&mut self, time: Option<gst::ClockTime>) {
         self.known = self.known.max(time);
     }
 }
@@ -111,7 +119,7 @@ mod tests {
         segment.set_base(gst::ClockTime::from_seconds(2));
         let mut track = Track::default();
         track.event(&gst::event::Segment::new(&segment));
-        let mut time = |seconds| {
+        let time = |seconds| {
             let prompt = track.prompt(&buffer(b"a star", Some(seconds))).unwrap();
             prompt.unwrap().running_time
         };
@@ -137,12 +145,17 @@ mod tests {
     fn text_is_known_as_far_as_it_came() {
         let mut track = track();
         assert_eq!(track.known(), Known::Nothing);
-        track.prompt(&buffer(b"a ball\n", Some(2))).unwrap();
-        assert_eq!(track.known(), Known::Until(gst::ClockTime::from_seconds(2)));
-        track.event(&gst::event::Gap::new(gst::ClockTime::from_seconds(3), None));
-        assert_eq!(track.known(), Known::Until(gst::ClockTime::from_seconds(3)));
+        let seconds = gst::ClockTime::from_seconds;
+        track.advance(track.time(&buffer(b"a ball\n", Some(2))));
+        assert_eq!(track.known(), Known::Until(seconds(2)));
+        track.event(&gst::event::Gap::new(seconds(3), None));
+        assert_eq!(track.known(), Known::Until(seconds(3)));
+        track.event(&gst::event::Gap::new(seconds(3), seconds(2)));
+        assert_eq!(track.known(), Known::Until(seconds(5) - gst::ClockTime::NSECOND));
         track.event(&gst::event::Eos::new());
         assert_eq!(track.known(), Known::All);
+        track.event(&gst::event::StreamStart::new("another"));
+        assert_eq!(track.known(), Known::Until(seconds(5) - gst::ClockTime::NSECOND));
         track.restart();
         assert_eq!(track.known(), Known::Nothing);
         track.link(false);
@@ -151,7 +164,7 @@ mod tests {
 
     #[test]
     fn a_buffer_is_a_prompt_without_its_newline() {
-        let mut track = track();
+        let track = track();
         let request = track.prompt(&buffer(b"a ball\r\n", Some(2))).unwrap().unwrap();
         assert_eq!(
             (request.text.as_str(), request.running_time),

@@ -41,6 +41,32 @@ fn a_frame_that_comes_in_a_pause_is_due_when_it_is_over() {
     assert!(Duration::from(first) < pause / 2, "{first}");
 }
 
+/// The clock goes on in a pause; the stream does not.
+#[test]
+fn a_prompt_for_a_time_is_not_past_because_of_a_pause() {
+    let toy = Toy::new(Behaviour::Work);
+    let source = format!("blockcascadesrc name=src is-live=true {}", toy.model());
+    let (pipeline, times) = timed(&format!("{source} ! video/x-raw,framerate=160/1"));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    times.recv_timeout(PATIENCE.into()).unwrap();
+    pipeline.set_state(gst::State::Paused).unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    let source = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("src").unwrap();
+    let time = 2 * gst::ClockTime::SECOND;
+    let options = gst::Structure::builder("options").field("running-time", time).build();
+    assert!(source.emit_by_name::<bool>("set-prompt", &[&"later", &options]));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let begun = Instant::now();
+    let applied =
+        || source.property::<Option<String>>("current-prompt").as_deref() == Some("later");
+    let mut last = gst::ClockTime::ZERO;
+    while !applied() {
+        last = times.recv_timeout(PATIENCE.into()).unwrap();
+        assert!(begun.elapsed() < PATIENCE.into(), "it never came");
+    }
+    assert!(last + gst::ClockTime::SECOND / 8 >= time, "{last} is too soon");
+}
+
 /// A gap is for a place in a segment.
 #[test]
 fn after_a_flush_the_segment_comes_first() {

@@ -7,6 +7,7 @@ use gstreamer::prelude::*;
 use gstreamer_check::Harness;
 use gstreamer_video as gst_video;
 
+use super::arithmetic::LAYERS;
 use super::support::{PATIENCE, play_to_end};
 use super::toy::{Behaviour, Toy};
 use super::{BLOCKS, MOMENT, Stopped, bytes, element, field, init, playing, playing_as, pull};
@@ -121,6 +122,48 @@ fn a_time_that_is_past_changes_no_policy() {
     let [in_flight, next_block] = ["in-flight", "next-block"].map(frames_until);
     // One block is about to make the last of four steps, another the first.
     assert_eq!(in_flight + 3 * BLOCKS[1] as usize, next_block);
+}
+
+/// As it is typed while a model loads: of the first line `fdsrc` says that it is for time 0.
+#[test]
+fn the_newest_prompt_is_shown_when_an_older_one_names_a_time() {
+    init();
+    let line = "blockcascadesrc name=src is-live=true num-buffers=40 wait-prompt=false ! fakesink";
+    let pipeline = Stopped(gst::parse::launch(line).unwrap());
+    let source = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("src").unwrap();
+    pipeline.set_state(gst::State::Paused).unwrap();
+    let ask = |text: &str, time: Option<gst::ClockTime>| {
+        let options = gst::Structure::builder("options").field("running-time", time).build();
+        assert!(source.emit_by_name::<bool>("set-prompt", &[&text, &options]));
+    };
+    ask("an old one", Some(gst::ClockTime::ZERO));
+    ask("a new one", None);
+    let texts = Arc::new(Mutex::new(Vec::new()));
+    let seen = texts.clone();
+    source.connect_notify(Some("current-prompt"), move |source, _| {
+        seen.lock().unwrap().extend(source.property::<Option<String>>("current-prompt"));
+    });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let bus = pipeline.bus().unwrap();
+    assert!(bus.timed_pop_filtered(PATIENCE, &[gst::MessageType::Eos]).is_some());
+    assert_eq!(*texts.lock().unwrap(), ["a new one"]);
+}
+
+/// Half of the frames are repeats: twice as much is shown until then as is made.
+#[test]
+fn a_prompt_for_a_time_comes_then_though_frames_are_late() {
+    let block = std::time::Duration::from_millis(150);
+    let toy = Toy::new(Behaviour::Slow(block / 5 / LAYERS as u32));
+    let properties = format!("is-live=true underrun-policy=repeat queue-blocks=1 {}", toy.model());
+    let caps = "video/x-raw, format=RGB, framerate=160/1";
+    let (element, mut harness) = playing_as(&properties, caps);
+    let asked = harness.pull().unwrap().pts().unwrap() + 3 * gst::ClockTime::SECOND;
+    let options = gst::Structure::builder("options").field("running-time", asked).build();
+    assert!(element.emit_by_name::<bool>("set-prompt", &[&"later", &options]));
+    let is_old = |buffer: &gst::Buffer| field(buffer, "prompt-id") == 1;
+    let shown = (0..2000).map(|_| harness.pull().unwrap()).find(|buffer| !is_old(buffer)).unwrap();
+    let late = shown.pts().unwrap().saturating_sub(asked);
+    assert!(shown.pts().unwrap() >= asked && late < gst::ClockTime::SECOND, "{late} late");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Scripts that send: each is received on this machine.
 
 use crate::files::check_streams;
-use crate::look::{Film, Place, RATE};
+use crate::look::{Film, Place, RATE, place_in_pixels};
 use crate::script::{Running, script, turn, wait_until};
 use crate::server::{Server, free_tcp_port, free_udp_port};
 
@@ -88,22 +88,34 @@ fn rtp_is_received_as_its_script_says() {
     let _turn = turn();
     let port = free_udp_port().to_string();
     let seconds = SECONDS.to_string();
-    let mut rtp =
-        Running::start(script("rtp.sh", &["127.0.0.1", &port, Place::Sea.prompt(), &seconds]));
+    let mut rtp = script("rtp.sh", &["127.0.0.1", &port, Place::Sea.prompt(), &seconds]);
+    rtp.env("BITRATE", "300").env("PRESET", "superfast");
+    let mut rtp = Running::start(rtp);
     let film = Film::of_stream(&receiver(&mut rtp), ENOUGH);
     assert_eq!(film.len(), ENOUGH);
     film.check(Place::Sea);
     rtp.succeeded();
-    assert!(rtp.said().contains(&format!("m=video {port} RTP/AVP 96")), "{}", rtp.said());
+    for word in [&format!("m=video {port} RTP/AVP 96"), "bitrate=300 ", "speed-preset=superfast "] {
+        assert!(rtp.said().contains(word), "{word}: {}", rtp.said());
+    }
 }
 
 #[test]
 fn prompts_are_typed_while_it_plays() {
     let _turn = turn();
-    let mut live = script("live-prompt.sh", &["a ring"]);
-    live.env("SINK", format!("fakesink num-buffers={ENOUGH} sync=true"));
+    let folder = tempfile::tempdir().unwrap();
+    let window = folder.path().join("window.rgb");
+    let mut live = script("live-prompt.sh", &[Place::Desert.prompt()]);
+    let file = format!("filesink buffer-mode=unbuffered location={}", window.display());
+    live.env("SINK", format!("video/x-raw,format=RGB ! {file}"));
     let mut live = Running::start(live);
-    live.write_line("a star\na cube");
+    let shows = |place| (place_in_pixels(&window) == Some(place)).then_some(());
+    wait_until("the desert", || shows(Place::Desert));
+    for typed in [Place::Snow, Place::Sea] {
+        live.write_line(typed.prompt());
+        wait_until(typed.prompt(), || shows(typed));
+    }
+    live.interrupt();
     live.succeeded();
 }
 
