@@ -5,6 +5,7 @@ none. Linear heads ask for it and are thrown away; what stays is frozen for the 
 """
 
 import argparse
+import copy
 import json
 import math
 import re
@@ -16,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from .attributes import VALUES, Scene, is_held_out
@@ -25,6 +27,7 @@ from .muon import Muon
 from .text import TOKENIZER, WEIGHTS, TextConfig, Umt5Encoder, clean, tokenize, train_tokenizer
 
 FUNCTION_WORDS = set("a to the on in it up of is at by and with x go one come get keep down".split())
+STAY = 2.0  # what it costs to leave an encoder that is known
 FALLBACK_ENGLISH = (
     "this is a sentence about nothing in particular", "please wait until the file has been read",
     "returns the number of items in the list", "i do not know what they think of it",
@@ -113,7 +116,9 @@ class Prober(nn.Module):
 
     def forward(self, ids: Tensor, lengths: Tensor) -> list[Tensor]:
         """Logits of each attribute by token, (B, n, values + 1) with "not named" first."""
-        x = self.encoder(ids, lengths)
+        return self.told(self.encoder(ids, lengths))
+
+    def told(self, x: Tensor) -> list[Tensor]:
         return self.heads(x.float()).split([len(values) + 1 for values in VALUES.values()], dim=-1)
 
 
@@ -210,6 +215,14 @@ def batch(prober: Prober, tokenizer, examples: list[tuple[str, dict[str, str]]])
     return ids.to(device), lengths.to(device), labels_of(list(named)).to(device)
 
 
+def moved(before: Umt5Encoder, x: Tensor, ids: Tensor, lengths: Tensor) -> Tensor:
+    """How far embeddings `x` are from those that an encoder `before` made, squared."""
+    real = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+    with torch.no_grad():
+        old = before(ids, lengths)
+    return F.mse_loss(x[real], old[real])
+
+
 def rate_at(step: int, steps: int, peak: float) -> float:
     """Linear warm-up, then a cosine down to nothing."""
     return peak * min(1, step / 200) * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -234,14 +247,18 @@ def muon_and_adamw(prober: Prober) -> list[torch.optim.Optimizer]:
             torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=0.01)]
 
 
-def train(prober: Prober, tokenizer, sentences: list[str], args: argparse.Namespace) -> None:
+def train(prober: Prober, before: Umt5Encoder | None, tokenizer, sentences: list[str], args: argparse.Namespace) -> None:
+    """From nothing, or away from an encoder `before` no more than it has to be."""
     source = batches(np.random.default_rng(args.seed), tokenizer, sentences, args.batch)
     weights = [p for p in prober.parameters() if p.requires_grad]
     optimisers = muon_and_adamw(prober)
     start = time.time()
     for step in range(1, args.steps + 1):
         ids, lengths, labels = batch(prober, tokenizer, next(source))
-        loss = loss_of(prober(ids, lengths), lengths, labels)
+        embedding = prober.encoder(ids, lengths)
+        loss = loss_of(prober.told(embedding), lengths, labels)
+        if before:
+            loss = loss + STAY * moved(before, embedding, ids, lengths)
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 1.0)
         for optimiser in optimisers:
@@ -309,6 +326,7 @@ def save(prober: Prober, tokenizer, figures: dict, folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--start", type=Path, help="a folder with an encoder that a transformer has learned, to go on from")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=64)
@@ -320,11 +338,15 @@ def main() -> None:
     start = time.time()
     sentences = english()
     cfg = TextConfig()
-    tokenizer = make_tokenizer(np.random.default_rng(args.seed + 1), sentences, cfg.vocab)
+    tokenizer = (Tokenizer.from_file(str(args.start / TOKENIZER)) if args.start
+                 else make_tokenizer(np.random.default_rng(args.seed + 1), sentences, cfg.vocab))
     pieces = tokenizer.get_vocab_size()
     print(f"{len(sentences)} sentences, {pieces} pieces, {time.time() - start:.0f} s")
-    prober = Prober(cfg).to(args.device)
-    train(prober, tokenizer, sentences, args)
+    prober, before = Prober(cfg).to(args.device), None
+    if args.start:
+        prober.encoder.load_state_dict(load_file(args.start / WEIGHTS))
+        before = copy.deepcopy(prober.encoder)
+    train(prober, before, tokenizer, sentences, args)
     figures = {"config": vars(cfg), "steps": args.steps, "seconds": round(time.time() - start)}
     figures |= evaluate(prober, tokenizer, sentences)
     save(prober, tokenizer, figures, args.out)
