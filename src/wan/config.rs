@@ -73,7 +73,7 @@ impl WanConfig {
     pub fn pocket() -> Self {
         Self {
             dim: 128,
-            ffn_dim: 2048,
+            ffn_dim: 1024,
             num_heads: 4,
             num_layers: 6,
             freq_dim: 64,

@@ -14,13 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from .attributes import VALUES, Scene, is_held_out
-from .schedule import FRAMES_PER_BLOCK, WINDOW
 from .world import FPS, Cut, Pose, Variation, World, current, random_scene
 
 BLOCKS = 6
-BLOCK = 4 * FRAMES_PER_BLOCK  # frames of one
-FRAMES = BLOCK * BLOCKS
-CHANGE_BLOCKS = WINDOW + 2
+GROUPS = 3 * BLOCKS  # latents of a clip
+FRAMES = 4 * GROUPS
 WIDTH, HEIGHT = 192, 112
 
 
@@ -46,7 +44,7 @@ class Clip:
         after, changes = changed(rng, scene)
         cut = int(rng.integers(1, BLOCKS)) if rng.random() < 0.5 else BLOCKS
         is_start = bool(rng.random() < 0.5)
-        first = 0 if is_start else 9 + BLOCK * int(rng.integers(0, 80))
+        first = 0 if is_start else 9 + 12 * int(rng.integers(0, 80))
         scenes = (scene, after) if cut < BLOCKS else (scene,)
         return Clip(scenes, changes, cut, first, is_start)
 
@@ -56,18 +54,8 @@ class Clip:
         rng = np.random.default_rng((2027, index))
         return Clip((seen_scene(rng),), (), BLOCKS, 0, True)
 
-    @staticmethod
-    def change(index: int) -> "Clip":
-        """A window of blocks, then the prompt changes, and two blocks more."""
-        rng = np.random.default_rng((2028, index))
-        scene = seen_scene(rng)
-        after, changes = changed(rng, scene)
-        is_start = bool(rng.random() < 0.25)
-        first = 0 if is_start else 9 + BLOCK * int(rng.integers(0, 80))
-        return Clip((scene, after), changes, WINDOW, first, is_start)
-
     def frames(self, world: World, count: int = FRAMES) -> np.ndarray:
-        """`(count, H, W, 3)` in u8; block b is frames `BLOCK * b` and on."""
+        """`(count, H, W, 3)` in u8; block b is frames 12 b to 12 b + 11."""
         frames = world.clip(self.cuts(), Variation(), self.first, count - self.skipped())
         return np.concatenate([frames[:1]] * self.skipped() + [frames])
 
@@ -81,7 +69,7 @@ class Clip:
         return 3 if self.is_start else 0  # a start's first group is one frame, four times
 
     def cuts(self) -> list[Cut]:
-        second = self.first + BLOCK * self.cut_block - self.skipped()
+        second = self.first + 12 * self.cut_block - self.skipped()
         return [Cut(0, self.scenes[0])] + [Cut(second, scene) for scene in self.scenes[1:]]
 
 

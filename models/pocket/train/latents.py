@@ -3,8 +3,8 @@
     python -m train.latents --run RUN
 
 Writes `latents.npz` at full size and `latents_small.npz` at about half of it, normalised, with the
-cells that the object covers; and the same of `--starts` more streams' first blocks, and of `--changes` more
-changes of a prompt, which are drawn here, as `starts.npz`, `changes.npz` and so on. What is there already is kept.
+cells that the object covers; and the same of `--starts` more streams' first blocks, which are drawn
+here, as `starts.npz` and `starts_small.npz`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 
 from .autoencoder import FRAMES_PER_LATENT, Encoder
-from .clips import BLOCK, CHANGE_BLOCKS, HEIGHT, WIDTH, Clip, stored
+from .clips import BLOCKS, FRAMES, HEIGHT, WIDTH, Clip, stored
 from .world import RADIUS, World
 
 SMALL = (112, 64)
@@ -72,20 +72,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--count", type=int, default=10**9, help="clips at most")
     parser.add_argument("--starts", type=int, default=4000)
-    parser.add_argument("--changes", type=int, default=4000)
     args = parser.parse_args()
-    clips, world = stored(args.run)[: args.count], World(WIDTH, HEIGHT)
-    starts = [Clip.start(i) for i in range(args.starts)]
-    changes = [Clip.change(i) for i in range(args.changes)]
+    clips = stored(args.run)[: args.count]
+    numbered = [Clip.number(index) for index in range(len(clips))]
+    starts, world = [Clip.start(index) for index in range(args.starts)], World(WIDTH, HEIGHT)
     for ending, size in (("_small", SMALL), ("", (WIDTH, HEIGHT))):
-        for name, shown, pictures in (
-            ("latents", [Clip.number(i) for i in range(len(clips))], clips),
-            ("starts", starts, (start.frames(world, BLOCK) for start in starts)),
-            ("changes", changes, (change.frames(world, CHANGE_BLOCKS * BLOCK) for change in changes)),
-        ):
-            path = args.run / f"{name}{ending}.npz"
-            if not path.exists():
-                write(path, encode(pictures, args.run, size, args.device), shown, size)
+        drawn = (start.frames(world, FRAMES // BLOCKS) for start in starts)
+        write(args.run / f"starts{ending}.npz", encode(drawn, args.run, size, args.device), starts, size)
+        write(args.run / f"latents{ending}.npz", encode(clips, args.run, size, args.device), numbered, size)
 
 
 if __name__ == "__main__":

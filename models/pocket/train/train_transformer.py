@@ -18,8 +18,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,21 +30,18 @@ from torch import Tensor
 
 from . import captions, schedule
 from .attributes import VALUES, Scene, first_scene
-from .clips import BLOCKS, CHANGE_BLOCKS, Clip
+from .clips import BLOCKS, Clip
 from .muon import Muon
-from .schedule import FRAMES_PER_BLOCK, PASSES, SIGMAS, WINDOW, mix
+from .schedule import FRAMES_PER_BLOCK, SIGMAS, WINDOW, mix
 from .text import TEXT_LEN, TextEncoder
-from .transformer import Config, Kv, Sight, Slots, Text, Transformer
+from .transformer import Config, Sight, Slots, Text, Transformer
 
 BATCH = {"small": 8, "full": 2, "rollout": 2}
 PEAK_RATE = {"small": 3e-3, "full": 1.5e-3, "rollout": 5e-4}
 # Steps by what they learn. In most blocks of a stream nothing is new: those that a prompt decides
 # are learned apart.
-SHARES = {"starts": 0.3, "cuts": 0.3, "alone": 0.2, "cascade": 0.2}
-SHARES_OF_ROLLOUT = {"rollout": 0.25, "after change": 0.15, "starts": 0.2, "cuts": 0.2, "cascade": 0.2}
-# How much more often than others what is hard to draw is drawn.
-OFTEN = {"spinning": 3.0, "star": 1.5, "cube": 1.5, "heart": 1.5, "small": 1.5}
-LATE = 0.3  # of changes, those that come when a block has made some of its steps
+SHARES = {"starts": 0.3, "cuts": 0.25, "alone": 0.25, "cascade": 0.2}
+SHARES_OF_ROLLOUT = {"rollout": 0.4, "starts": 0.2, "cuts": 0.2, "cascade": 0.2}
 OBJECT_WEIGHT = 10.0  # of cells that the object touches, beside 1 for all
 EMA = 0.998
 
@@ -60,71 +56,54 @@ class Batch:
     which: Tensor  # (B, BLOCKS)
 
     def part(self, blocks: slice) -> "Batch":
-        return Batch(self.x0[:, blocks], self.weight[:, blocks], self.text, self.which[:, blocks].contiguous())
-
-
-class Clips:
-    """Clips of one kind and their latents, some of which are drawn more often than others."""
-
-    def __init__(self, path: Path, clip: Callable[[int], Clip]):
-        arrays = np.load(path)
-        self.latents, self.covers = arrays["latents"], arrays["covers"]
-        self.all = [clip(index) for index in range(len(self.latents))]
-        self.often = np.array([often(clip) for clip in self.all])
-        self.is_start = np.array([clip.is_start for clip in self.all])
-
-    def draw(self, rng: np.random.Generator, size: int, from_start: bool = False) -> np.ndarray:
-        often = self.often * self.is_start if from_start else self.often
-        return rng.choice(len(self.all), size, p=often / often.sum())
-
-
-def often(clip: Clip) -> float:
-    last = clip.scenes[-1]
-    return math.prod(OFTEN.get(getattr(last, name), 1.0) for name in VALUES)
+        return Batch(self.x0[:, blocks], self.weight[:, blocks], self.text, self.which[:, blocks])
 
 
 class Data:
     """Clips, their latents and prompts."""
 
     def __init__(self, run: Path, size: str, seed: int, rank: int, device: str):
-        self.whole = Clips(run / f"latents{size}.npz", Clip.number)
-        self.first_blocks = Clips(run / f"starts{size}.npz", Clip.start)
-        self.changes = Clips(run / f"changes{size}.npz", Clip.change)
+        clips, starts = (np.load(run / f"{name}{size}.npz") for name in ("latents", "starts"))
+        self.latents, self.covers = clips["latents"], clips["covers"]
+        self.clips = [Clip.number(index) for index in range(len(self.latents))]
+        self.start_latents, self.start_covers = starts["latents"], starts["covers"]
+        self.changed = [i for i, clip in enumerate(self.clips) if WINDOW <= clip.cut_block < BLOCKS]
+        self.first = [i for i, clip in enumerate(self.clips) if clip.is_start]
         self.encoder = TextEncoder(run / "text", device)
         self.lots = np.random.default_rng(seed)  # the same in all processes, so that none waits for others
         self.rng, self.device = np.random.default_rng((seed, rank)), device
 
     def batch(self, size: int, from_start: bool = False) -> Batch:
         """Whole clips; all of them the starts of streams, if it must be."""
-        chosen = self.whole.draw(self.rng, size, from_start)
-        batch = self.blocks(self.whole, chosen, slice(0, BLOCKS))
-        for number, index in enumerate(chosen):
-            if not self.whole.all[index].is_start:
+        chosen = self.rng.choice(self.first if from_start else len(self.clips), size)
+        clips = [self.clips[index] for index in chosen]
+        which = [[int(b >= clip.cut_block) for b in range(BLOCKS)] for clip in clips]
+        batch = self.blocks(clips, self.latents[chosen], self.covers[chosen], which)
+        for number, clip in enumerate(clips):
+            if not clip.is_start:
                 batch.weight[number, 0] = 0  # nothing tells where in its motion a later block is
         return batch
 
     def starts(self, size: int) -> Batch:
         """First blocks of streams: all that they show comes from the prompt."""
-        return self.blocks(self.first_blocks, self.first_blocks.draw(self.rng, size), slice(0, 1))
+        chosen = self.rng.integers(0, len(self.start_latents), size)
+        clips = [Clip.start(int(index)) for index in chosen]
+        return self.blocks(clips, self.start_latents[chosen], self.start_covers[chosen], [[0]] * size)
 
     def cuts(self, size: int) -> Batch:
-        """Blocks in which a prompt changes, or the next ones, behind the window before them."""
-        first = int(self.rng.integers(0, CHANGE_BLOCKS - WINDOW))
-        chosen = self.changes.draw(self.rng, size)
-        return self.blocks(self.changes, chosen, slice(first, first + WINDOW + 1))
+        """Blocks in which a prompt changes, behind a window of those before."""
+        chosen = self.rng.choice(self.changed, size)
+        clips = [self.clips[index] for index in chosen]
+        firsts = FRAMES_PER_BLOCK * np.array([[clip.cut_block - WINDOW] for clip in clips])
+        groups = firsts + np.arange(FRAMES_PER_BLOCK * (WINDOW + 1))
+        parts = (array[chosen[:, None], groups] for array in (self.latents, self.covers))
+        return self.blocks(clips, *parts, [[0] * WINDOW + [1]] * size)
 
-    def changed(self, size: int) -> Batch:
-        """A window, a change of the prompt, and what follows."""
-        return self.blocks(self.changes, self.changes.draw(self.rng, size), slice(0, CHANGE_BLOCKS))
-
-    def blocks(self, clips: Clips, chosen: np.ndarray, blocks: slice) -> Batch:
-        shown = [clips.all[index] for index in chosen]
-        groups = slice(FRAMES_PER_BLOCK * blocks.start, FRAMES_PER_BLOCK * blocks.stop)
-        x0 = torch.from_numpy(clips.latents[chosen, groups]).float().to(self.device)
-        covered = torch.from_numpy(clips.covers[chosen, groups]).float().to(self.device).unsqueeze(2)
-        x0, covered = (array.unflatten(1, (-1, FRAMES_PER_BLOCK)) for array in (x0, covered))
-        text = self.text([prompt for clip in shown for prompt in self.prompts(clip)], len(shown))
-        which = [[int(b >= clip.cut_block) for b in range(blocks.start, blocks.stop)] for clip in shown]
+    def blocks(self, clips: list[Clip], latents: np.ndarray, covers: np.ndarray, which: list) -> Batch:
+        x0 = torch.from_numpy(latents).float().to(self.device)
+        covered = torch.from_numpy(covers).float().to(self.device).unsqueeze(2)
+        x0, covered = (part.unflatten(1, (-1, FRAMES_PER_BLOCK)) for part in (x0, covered))
+        text = self.text([prompt for clip in clips for prompt in self.prompts(clip)], len(clips))
         return Batch(x0, 1 + OBJECT_WEIGHT * covered, text, torch.tensor(which).to(self.device))
 
     def text(self, prompts: list[str], size: int) -> Text:
@@ -138,15 +117,14 @@ class Data:
         if len(clip.scenes) > 1 and self.rng.random() < 0.5:
             changes = {name: getattr(last, name) for name in clip.changes}
             return self.prompt(first), captions.edit(self.rng, changes, first)
-        return self.prompt(first), self.prompt(last, first)
+        return self.prompt(first), self.prompt(last)
 
-    def prompt(self, scene: Scene, before: Scene | None = None) -> str:
-        """A prompt that sometimes leaves out what would have come, or stayed, without it."""
+    def prompt(self, scene: Scene) -> str:
+        """A prompt that sometimes leaves out what would have come without it."""
         named = {name: getattr(scene, name) for name in VALUES}
         for name in self.rng.permutation(list(VALUES)):
             rest = {key: value for key, value in named.items() if key != name}
-            shown = before.with_changes(rest) if before else first_scene(rest)
-            if self.rng.random() < 0.3 and shown == scene:
+            if self.rng.random() < 0.3 and first_scene(rest) == scene:
                 named = rest
         return captions.caption(self.rng, scene, named)
 
@@ -278,8 +256,7 @@ def keys_of(model: Transformer, batch: Batch, x0: Tensor, blocks: int):
 def alone_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> Tensor:
     """Every block at one step of the sampler, behind clean ones."""
     past = keys_of(model, batch, spoiled(batch.x0), BLOCKS)
-    learned = int(rng.integers(0, len(SIGMAS)))
-    return denoised(model, batch, alone_sight(BLOCKS), past, Steps(learned, learned + 1))[0]
+    return denoised(model, batch, alone_sight(BLOCKS), past, int(rng.integers(0, len(SIGMAS))))[0]
 
 
 def last_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> Tensor:
@@ -287,33 +264,22 @@ def last_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> Ten
     last = batch.x0.shape[1] - 1
     past = keys_of(model, batch, spoiled(batch.x0), last) if last else None
     part = batch.part(slice(last, last + 1))
-    sight, learned = Sight((last,), (tuple(range(last + 1)),)), int(rng.integers(0, len(SIGMAS)))
-    is_change = last > 0 and bool((batch.which[:, last - 1] == 0).all())
-    late = int(rng.integers(0, learned + 1)) if is_change and rng.random() < LATE else 0
-    return denoised(model, part, sight, past, Steps(learned, learned + 1, late))[0]
+    sight = Sight((last,), (tuple(range(last + 1)),))
+    return denoised(model, part, sight, past, int(rng.integers(0, len(SIGMAS))))[0]
 
 
-@dataclass(frozen=True)
-class Steps:
-    """Those that a block makes, and what they are for."""
-
-    learned: int  # the one that the loss is of
-    made: int
-    late: int = 0  # so many hear the first prompt, whatever is heard from then on
-
-
-def denoised(model: Transformer, batch: Batch, sight: Sight, past: list | None, steps: Steps):
+def denoised(model: Transformer, batch: Batch, sight: Sight, past: list | None, learned: int, steps: int = 0):
     """The loss of one step, which the model's own steps before it have led to, and its last estimate.
 
     Of the clip itself the model is shown nothing, so it has to take from the prompt what it should be.
+    Makes `steps` steps, or no more than are needed.
     """
     x0, loss = torch.zeros_like(batch.x0), None
-    for step, sigma in enumerate(SIGMAS[: steps.made]):
+    for step, sigma in enumerate(SIGMAS[: steps or learned + 1]):
         sigmas = torch.full(x0.shape[:2], sigma, device=x0.device)
-        heard = replace(batch, which=torch.zeros_like(batch.which)) if step < steps.late else batch
-        with torch.set_grad_enabled(step == steps.learned):
-            x0 = estimate(model, heard, x0, sigmas, sight, past)
-        if step == steps.learned:
+        with torch.set_grad_enabled(step == learned):
+            x0 = estimate(model, batch, x0, sigmas, sight, past)
+        if step == learned:
             loss = flow_loss(x0, batch, sigmas)
         x0 = x0.detach()
     return loss, x0
@@ -325,12 +291,10 @@ def cascade_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> 
     passes = schedule.in_flight(stagger, int(rng.integers(0, stagger)))
     past = min(int(rng.integers(0, WINDOW + 1)), BLOCKS - len(passes))
     first = int(rng.integers(0, BLOCKS - past - len(passes) + 1)) if past else 0
-    batch, causal = batch.part(slice(first, BLOCKS)), bool(rng.random() < 0.3)
-    kept = None
-    if past:
-        kept = keys_of(model, batch, spoiled(batch.x0), past) if causal else flown_keys(model, batch, past, stagger)
-    flying = batch.part(slice(past, past + len(passes)))
-    x0 = torch.zeros_like(flying.x0)
+    earlier = batch.part(slice(first, first + past))
+    kept = keys_of(model, earlier, spoiled(earlier.x0), past) if past else None
+    flying = batch.part(slice(first + past, first + past + len(passes)))
+    causal, x0 = bool(rng.random() < 0.3), torch.zeros_like(flying.x0)
     for back in range(passes[0], -1, -1):
         sigmas = torch.tensor([sigma_of(p - back) for p in passes if p >= back], device=x0.device)
         part, sight = flying.part(slice(0, len(sigmas))), cascade_sight(past, len(sigmas), causal)
@@ -339,24 +303,6 @@ def cascade_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> 
             made = estimate(model, part, x0[:, : sigmas.shape[1]], sigmas, sight, kept)
         x0 = torch.cat((made, x0[:, sigmas.shape[1] :]), 1)
     return flow_loss(x0, flying, sigmas)
-
-
-def flown_keys(model: Transformer, batch: Batch, past: int, stagger: int):
-    """Keys and values that the first `past` blocks leave behind in a bidirectional cascade: when they were
-    clean, they saw the noisy blocks in flight behind them."""
-    passes, blocks = list(range(PASSES - 1 - stagger, -1, -stagger)), batch.x0.shape[1]
-    behind = [(of, of + n) for of in range(past) for n in range(1, len(passes) + 1) if of + n < blocks]
-    shown = [*range(past), *(block for _, block in behind)]
-    sigmas = torch.tensor([0.0] * past + [sigma_of(passes[block - of - 1]) for of, block in behind])
-    sigmas = sigmas.to(batch.x0).expand(len(batch.x0), -1)
-    owners = [*range(past), *(of for of, _ in behind)]  # the block with which each is in flight
-    together = [tuple(slot for slot, owner in enumerate(owners) if owner == of) for of in range(past)]
-    sight = Sight(tuple(shown), tuple(tuple(range(of)) + together[of] for of in owners))
-    x0 = spoiled(batch.x0)[:, shown]
-    noisy = mix(x0, torch.randn_like(x0), sigmas)
-    with torch.no_grad():
-        kept = model(Slots(noisy, 1000 * sigmas, sight, batch.text, batch.which[:, shown]))[1]
-    return [Kv(kv.k[:, :past], kv.v[:, :past]) for kv in kept]
 
 
 def sigma_of(number: int) -> float:
@@ -373,20 +319,20 @@ def estimate(model: Transformer, batch: Batch, x0: Tensor, sigmas: Tensor, sight
 
 def rollout_loss(model: Transformer, batch: Batch, rng: np.random.Generator, given: int) -> Tensor:
     """One step of each block of a rollout, whose past is the model's own but for `given` blocks."""
-    loss, blocks = torch.zeros((), device=batch.x0.device), batch.x0.shape[1]
+    loss = torch.zeros((), device=batch.x0.device)
     past = keys_of(model, batch, spoiled(batch.x0), given) if given else None
-    for block in range(given, blocks):
+    for block in range(given, BLOCKS):
         learned = int(rng.integers(0, len(SIGMAS)))
         part, past = roll_block(model, batch, block, past, learned)
         loss = loss + part
-    return loss / (blocks - given)
+    return loss / (BLOCKS - given)
 
 
 def roll_block(model: Transformer, batch: Batch, block: int, past: list | None, learned: int):
     """Denoises one block and caches it; the gradient is that of one step."""
     part = batch.part(slice(block, block + 1))
     sight = Sight((block,), (tuple(range((past[0].k.shape[1] if past else 0) + 1)),))
-    loss, x0 = denoised(model, part, sight, past, Steps(learned, len(SIGMAS)))
+    loss, x0 = denoised(model, part, sight, past, learned, len(SIGMAS))
     with torch.no_grad():
         clean = torch.zeros(x0.shape[:2], device=x0.device)
         _, kv = model(Slots(x0, clean, sight, part.text, part.which), past)
@@ -442,7 +388,6 @@ def stage_loss(stage: str, learner: Learner, data: Data) -> dict[str, Tensor]:
         "alone": lambda: alone_loss(model, data.batch(size), rng),
         "cascade": lambda: cascade_loss(model, data.batch(size), rng),
         "rollout": lambda: rollout_loss(model, data.batch(size, from_start=not given), rng, given),
-        "after change": lambda: rollout_loss(model, data.changed(BLOCKS * size // 4), rng, WINDOW),
     }
     return {drawn: losses[drawn]()}
 

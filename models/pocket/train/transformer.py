@@ -25,7 +25,7 @@ class Config:
     """Sizes, by upstream's names."""
 
     dim: int = 128
-    ffn_dim: int = 2048
+    ffn_dim: int = 1024
     num_heads: int = 4
     num_layers: int = 6
     freq_dim: int = 64
