@@ -142,7 +142,8 @@ fn pass_on(sink: &gst::Element, valve: Arc<Valve>) {
 
 /// The answer to a prompt, for whoever typed it.
 fn applied(fields: &gst::StructureRef) -> Option<String> {
-    let (text, frame) = (fields.get::<&str>("text").ok()?, fields.get::<u64>("frame").ok()?);
+    // What is on air counts repeated frames, too.
+    let (text, frame) = (fields.get::<&str>("text").ok()?, fields.get::<u64>("offset").ok()?);
     let after = fields.get::<gst::ClockTime>("latency").ok()?;
     (fields.name() == PROMPT_APPLIED)
         .then(|| format!("from frame {frame} on, {:.1} s later: {text}", after.seconds_f64()))
