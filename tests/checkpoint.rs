@@ -472,11 +472,17 @@ fn alpha_over_rank_scales_a_lora() {
         let error = base().with_lora(&path, 0.25).unwrap_err().to_string();
         assert!(error.contains("cannot be read: expected "), "{error}");
     }
+}
 
-    let wrong = (name("lora_up.weight"), [2, 2]);
+#[test]
+fn all_that_does_not_fit_of_a_lora_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("lora.safetensors");
+    let name = |part: &str| format!("diffusion_model.blocks.0.ffn.0.{part}");
+    let (down, up) = (name("lora_down.weight"), name("lora_up.weight"));
     let odd = [
-        down,
-        (wrong.0.as_str(), &wrong.1, vec![0.0; 4]),
+        (down.as_str(), &[2, 4][..], vec![0.0; 8]),
+        (up.as_str(), &[2, 2], vec![0.0; 4]),
         ("elsewhere.lora_A.weight", &[1, 1], vec![0.0]),
         ("blocks.0.diff_b", &[1], vec![0.0]),
     ];

@@ -173,22 +173,9 @@ enum Layer {
 }
 
 impl Layer {
-    /// Upstream `TGrow(channels, growth)`. A kernel stored for more frames gives its last ones.
+    /// Upstream `TGrow(channels, growth)`. Of a kernel stored for more frames the loader keeps the last ones.
     fn grow(channels: usize, growth: usize, vb: VarBuilder<'_>) -> Result<Self> {
-        let wanted = channels * growth;
-        let vb = vb.pp("conv");
-        let weight = match vb.get((wanted, channels, 1, 1), "weight") {
-            Ok(weight) => weight,
-            Err(mismatch) => {
-                let stored = vb.get_unchecked("weight")?;
-                match stored.dims() {
-                    &[outputs, inputs, 1, 1] if outputs > wanted && inputs == channels => {
-                        stored.narrow(0, outputs - wanted, wanted)?
-                    }
-                    _ => return Err(mismatch),
-                }
-            }
-        };
+        let weight = vb.pp("conv").get((channels * growth, channels, 1, 1), "weight")?;
         let conv = Conv::new(&weight.unsqueeze(2)?, None, Geometry::POINTWISE)?;
         Ok(Layer::Grow(conv, growth))
     }
