@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 /// What f32 parity means in this repository: see tests/fixtures/README.md.
-const TOLERANCE: f32 = 2e-4;
+const TOLERANCE: f32 = 1e-4;
 
 fn fixture(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(path)

@@ -39,7 +39,7 @@ impl Target {
 
     pub fn demand(&self) -> Demand {
         match self.dtype {
-            DType::F32 => Demand::Difference(2e-4),
+            DType::F32 => Demand::Difference(1e-4),
             _ => Demand::Cosine(0.999),
         }
     }
