@@ -1,4 +1,4 @@
-//! The auto-encoders against golden tensors, and the law that a stream may be cut anywhere.
+//! The auto-encoders on their plain path, and the law that a stream may be cut anywhere.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -127,18 +127,6 @@ fn encode(encoder: &WanEncoder, frames: &Tensor, pieces: &[usize]) -> Result<Ten
     in_pieces(frames, pieces, |xs| encoder.step(&mut state, xs, &Interrupt::default()))
 }
 
-#[test]
-fn wan_vae_matches_golden_tensors() -> Result<()> {
-    let expected = expected("vae")?;
-    let (decoder, encoder) = wan(DType::F32)?;
-    let pixels = channels_first(&decode(&decoder, &expected["latents"], &[])?)?;
-    let encoded = encode(&encoder, &channels_last(&expected["rgb"])?, &[])?;
-    let decoded = difference(&pixels, &expected["pixels_unclamped"])?;
-    let encoded = difference(&encoded, &expected["encoded"])?;
-    assert!(decoded <= TOLERANCE && encoded <= TOLERANCE, "{decoded:e} {encoded:e}");
-    Ok(())
-}
-
 /// The plain path: f64 takes it on any machine.
 #[test]
 fn wan_vae_matches_golden_tensors_on_the_plain_path() -> Result<()> {
@@ -172,18 +160,6 @@ fn decoders_take_latents_of_another_dtype() -> Result<()> {
     };
     assert!(difference(&wan(DType::F64)?, &wan(DType::F32)?)? < TOLERANCE);
     assert!(difference(&tiny(DType::F64)?, &tiny(DType::F32)?)? < TOLERANCE);
-    Ok(())
-}
-
-#[test]
-fn tiny_vae_matches_golden_tensors() -> Result<()> {
-    let expected = expected("taehv")?;
-    let (decoder, _) = tiny(&TinyVaeConfig::taew2_1())?;
-    let pixels = decoder.step(&mut decoder.state(), &expected["latents"], &Interrupt::default())?;
-    let pixels = channels_first(&pixels.clamp(0f32, 1f32)?)?;
-    let golden = expected["pixels_untrimmed"].clamp(0f32, 1f32)?;
-    let difference = difference(&pixels, &golden)?;
-    assert!(difference <= TOLERANCE, "{difference:e}");
     Ok(())
 }
 
