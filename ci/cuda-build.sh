@@ -23,7 +23,7 @@ stub() {
     cc -shared -x c /dev/null -o "$stubs/lib$1.so"
 }
 
-python3 -c 'import ensurepip' 2>/dev/null || ci/setup.sh python3-venv
+python3 -c 'import ensurepip' 2>/dev/null || ci/setup.sh python3-venv >&2
 [ -x "$root/venv/bin/python" ] && ls "$root"/venv/lib/python3*/site-packages/nvidia/cu13/bin/nvcc >/dev/null 2>&1 ||
     install_nvcc
 toolkit=$(echo "$root"/venv/lib/python3*/site-packages/nvidia/cu13)

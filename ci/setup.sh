@@ -58,20 +58,23 @@ install_packages() {
     as_root apt-get -qq install --yes --no-install-recommends "$@" >/dev/null
 }
 
-# Links into /usr/local/bin, because the shell that called this one has its PATH already.
 install_rust() {
     echo "ci/setup.sh: installing Rust by rustup"
     curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
         sh -s -- -y --quiet --no-modify-path --profile default
+}
+
+# Links into /usr/local/bin, because the shell that called this one has its PATH already.
+link_rust() {
     for program in cargo rustc rustdoc rustfmt rustup cargo-fmt cargo-clippy clippy-driver; do
-        as_root ln -sf "${CARGO_HOME:-$HOME/.cargo}/bin/$program" "/usr/local/bin/$program"
+        as_root ln -sf "$rust/$program" "/usr/local/bin/$program"
     done
 }
 
 check_rust() {
     have=$(rustc --version | cut -d ' ' -f 2)
     oldest=$(printf '%s\n' "$RUST" "$have" | sort -V | head -n 1)
-    [ "$oldest" = "$RUST" ] || stop "expected Rust $RUST or later, got $have: try 'rustup update'"
+    [ "$oldest" = "$RUST" ] || stop "expected Rust $RUST or later, got $have: try 'rustup update', or https://rustup.rs"
     for component in clippy rustfmt; do
         cargo "${component#rust}" --version >/dev/null 2>&1 ||
             rustup --quiet component add "$component" ||
@@ -86,5 +89,9 @@ packages=$(lacking)
 still=$(lacking)
 # shellcheck disable=SC2116,SC2086 # in one line
 [ -z "$still" ] || stop "installed, but still lacking: $(echo $still); GStreamer 1.22 is needed"
-command -v cargo >/dev/null || install_rust
+rust=${CARGO_HOME:-$HOME/.cargo}/bin
+if ! command -v cargo >/dev/null; then
+    [ -x "$rust/cargo" ] || install_rust
+    link_rust
+fi
 check_rust

@@ -1,6 +1,7 @@
 #!/bin/sh
 # pipelines/rtmp.sh rtmp://HOST/APP/KEY ["a prompt" [SECONDS]]
 # Broadcasts to an RTMP server, as Twitch, YouTube and nginx are; with silence, because they want sound.
+# Other users of this machine can read the key in the list of processes.
 # A server that goes away is tried again until it is back, while the stream goes on.
 # Type a prompt and press Enter to change the picture, at a key frame. MODEL and SEED may be set, and for
 # the encoder BITRATE, in kbit/s, and PRESET, as x264 calls them.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # pipelines/story.sh STORY.srt FILE.mp4 [SECONDS]
-# A subtitle file drives the prompts, for 20 seconds unless told otherwise: each is applied at the first block that starts at its time or
-# later, the same on every run. MODEL and SEED may be set.
+# A subtitle file, as story.srt beside this one, drives the prompts, for 20 seconds unless told otherwise: each is
+# applied at the first block that starts at its time or later, the same on every run. MODEL and SEED may be set.
 . "$(dirname "$0")/plugin.sh"
 
 usage="usage: $0 STORY.srt FILE.mp4 [SECONDS]"

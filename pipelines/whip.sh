@@ -1,7 +1,7 @@
 #!/bin/sh
 # pipelines/whip.sh http[s]://HOST/PATH ["a prompt" [SECONDS]]
 # WebRTC to a WHIP server, as MediaMTX, Cloudflare and Twitch have one. TOKEN is the server's bearer token,
-# if it wants one. Type a prompt and press Enter to change the picture. MODEL, SEED, BITRATE and PRESET may
+# if it wants one; other users of this machine can read it in the list of processes. Type a prompt and press Enter to change the picture. MODEL, SEED, BITRATE and PRESET may
 # be set. Needs the element whipclientsink, which Debian 12 does not have.
 . "$(dirname "$0")/plugin.sh"
 

@@ -349,7 +349,7 @@ fn models_are_listed_with_what_is_on_disk() {
     }
     let longlive = named("longlive-1.3b");
     assert_eq!(longlive["licence"]["spdx"], "CC-BY-NC-SA-4.0");
-    // models.md 0.2.
+    // Those of the published files.
     assert_eq!(longlive["memory"]["transformer"]["parameters"], 1_418_996_800u64);
     assert_eq!(longlive["memory"]["text_encoder"]["parameters"], 5_680_910_336u64);
     let files = longlive["files"].as_array().unwrap();

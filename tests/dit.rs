@@ -178,7 +178,7 @@ fn places_in_the_stream() {
     }
 }
 
-/// `k e^(i frames w_j)` on the frame's complex pairs, models.md 1.4.
+/// `k e^(i frames w_j)` on the frame's complex pairs.
 fn turned(k: &Tensor, frames: usize) -> Tensor {
     let d = k.dim(3).unwrap();
     let width = d - 4 * (d / 6);

@@ -85,7 +85,6 @@ mod tests {
         FlowSchedule::new(steps, shift).unwrap().timesteps().to_vec()
     }
 
-    /// models.md 2.2.
     #[test]
     fn shifted_lists() {
         let close = |steps: &[u32], shift, expected: &[f64]| {

@@ -156,7 +156,7 @@ mod tests {
 
     use crate::layers::numbers::normal;
 
-    /// Values of an independent computation, models.md 2.11.
+    /// Values of an independent computation.
     #[test]
     fn sinusoid_of_a_shifted_timestep() -> Result<()> {
         let s = sinusoid(&[937.5], 256, &Device::Cpu)?.flatten_all()?.to_vec1::<f32>()?;

@@ -301,12 +301,12 @@ impl KvExchange for View<'_> {
     }
 }
 
-/// models.md 2.2; a listed step of 0 conditions on 0.
+/// A listed step of 0 conditions on 0.
 pub fn timestep(number: u32) -> f64 {
     1000.0 * shifted(f64::from(number) / 1000.0)
 }
 
-/// models.md 2.1: the trained schedule ends at 1, so a step of 0 is denoised as a step of 1.
+/// The trained schedule ends at 1, so a step of 0 is denoised as a step of 1.
 fn sigma(number: u32) -> f64 {
     shifted(f64::from(number.max(1)) / 1000.0)
 }
@@ -337,7 +337,7 @@ pub fn numbers(x: &Tensor) -> Result<Vec<f32>> {
 /// Keys `frames` further along the stream: the frame's complex pairs times `e^(i frames w_j)`.
 pub fn turned(keys: &Tensor, frames: usize) -> Result<Tensor> {
     let d = keys.dim(3)?;
-    let width = d - 4 * (d / 6); // models.md 1.4
+    let width = d - 4 * (d / 6);
     let mut numbers = numbers(keys)?;
     for head in numbers.chunks_mut(d) {
         for (j, pair) in head[..width].chunks_mut(2).enumerate() {

@@ -177,7 +177,7 @@ fn passes_of_a_tick_are_spread_over_the_workers() {
     }
 }
 
-/// cascade.md 7: each block's keys and values go to every other worker, once a layer.
+/// Each block's keys and values go to every other worker, once a layer.
 #[test]
 fn bytes_that_are_exchanged_follow_the_formula() {
     let blocks = 4;

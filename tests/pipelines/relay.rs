@@ -6,6 +6,17 @@ use crate::script::{Running, relay, turn};
 const VIDEO: &str = "videotestsrc is-live=true ! x264enc tune=zerolatency ! appsink name=video";
 
 #[test]
+fn it_says_how_it_is_used() {
+    let _turn = turn();
+    let mut help = Running::start(relay("--help"));
+    help.succeeded();
+    let said = help.said();
+    assert!(said.contains("usage: blockcascade-relay MAKE... -- SEND...\n"), "{said}");
+    assert!(said.contains("appsink name=video \\\n"), "{said}");
+    assert_eq!(help.complained(), "");
+}
+
+#[test]
 fn it_refuses_pipelines_that_do_not_fit() {
     let _turn = turn();
     let cases = [

@@ -177,7 +177,7 @@ fn kv_cache(architecture: Architecture, preset: &Preset) -> Result<u64> {
 mod tests {
     use super::*;
 
-    /// models.md 1.10: 274.2 MiB for a latent frame in bf16.
+    /// 1560 tokens of 1536 numbers, keys and values, in 30 layers: 274.2 MiB for a latent frame in bf16.
     #[test]
     fn kv_cache_of_the_large_models() {
         let preset = |name| Manifest::named(name).unwrap().preset;

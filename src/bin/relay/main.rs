@@ -1,9 +1,4 @@
-//! `blockcascade-relay MAKE... -- SEND...`: two pipelines, of which one may fail.
-//!
-//! MAKE runs once. Each of its appsinks feeds the appsrc of SEND that has its name, with an encoded
-//! stream. When SEND fails, because a server went away, it is started again and goes on at a key frame,
-//! with times that start anew; MAKE never waits for it, and what it makes meanwhile is dropped. A SEND
-//! that has never worked is an error.
+//! `blockcascade-relay MAKE... -- SEND...`: two pipelines, of which one may fail. [`HELP`] says how.
 #![allow(clippy::print_stdout)] // what a program is for
 
 mod connection;
@@ -24,6 +19,14 @@ use sender::Sender;
 use valve::Valve;
 
 const USAGE: &str = "usage: blockcascade-relay MAKE... -- SEND...";
+const HELP: &str = "
+MAKE and SEND are pipelines as gst-launch-1.0 takes them. MAKE runs once. Each of its appsinks feeds the
+appsrc of SEND that has its name, with an encoded stream. When SEND fails, because a server went away, it
+is started again and goes on at a key frame, with times that start anew; MAKE never waits for it, and what
+it makes meanwhile is dropped. A SEND that has never worked is an error. Ctrl-C ends both.
+
+blockcascade-relay blockcascadesrc is-live=true ! x264enc tune=zerolatency ! h264parse ! appsink name=video \\
+    -- appsrc name=video ! flvmux streamable=true ! rtmp2sink location=rtmp://HOST/APP/KEY";
 /// How often is looked whether a connection failed, or is due again.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -38,6 +41,12 @@ fn main() -> ExitCode {
 }
 
 fn run(words: &[String]) -> Result<()> {
+    if let [word] = words
+        && ["-h", "--help"].contains(&word.as_str())
+    {
+        println!("{USAGE}\n{HELP}");
+        return Ok(());
+    }
     let (make, send) = split(words).context(USAGE)?;
     gst::init()?;
     let interrupts = count_interrupts()?;
