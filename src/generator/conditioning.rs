@@ -119,7 +119,7 @@ mod tests {
         let mut in_flight = VecDeque::new();
         for id in 1..100 {
             let text = Tensor::zeros((1, 1), DType::F32, &Device::Cpu).map(TextEmbedding);
-            let prompt = AppliedPrompt { id: PromptId(id), text: String::new() };
+            let prompt = AppliedPrompt { id: PromptId(id), ..AppliedPrompt::default() };
             conditioning.turn(Due { text, prompt, change: None, scheduled: true }).unwrap();
             let (context, _) = conditioning.advance(true).unwrap().unwrap();
             in_flight.push_back(context);

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use candle_core::{DType, Device};
+
 use super::error::{Error, Result};
 use super::flow::FlowSchedule;
 use super::frames::FrameSize;
@@ -191,6 +193,16 @@ impl GeneratorConfig {
         let cascade = self.cascade(timetable.stagger(), size, &spec);
         let Self { seed, change, threads, .. } = *self;
         Ok(Plan { schedule, cascade, change, threads, seed, size })
+    }
+
+    /// What the transformer computes in on a device.
+    pub(super) fn dtype_on(&self, device: &Device) -> DType {
+        match self.dtype {
+            Dtype::Auto if device.is_cpu() => DType::F32,
+            Dtype::Auto | Dtype::Bf16 => DType::BF16,
+            Dtype::F32 => DType::F32,
+            Dtype::F16 => DType::F16,
+        }
     }
 
     fn check_devices(&self) -> Result<()> {

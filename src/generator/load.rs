@@ -11,8 +11,7 @@ use super::error::{Error, Result};
 use super::progress::Progress;
 use super::room::{self, Share};
 use super::weights::WeightsSource;
-use crate::cascade::{HistoryPolicy, Timetable};
-use crate::checkpoint::{self, Checkpoint, Place, Preset, TensorShape, requested};
+use crate::checkpoint::{self, Checkpoint, Place, TensorShape, requested};
 use crate::device::{self, DeviceSpec};
 use crate::model::{FrameDecoder, Interrupt, TextEncoder, VideoModel};
 use crate::wan::text::{PromptEncoder, PromptTokenizer, RandomTextEncoder, Umt5Encoder};
@@ -20,7 +19,8 @@ use crate::wan::tiny_vae::{TinyDecoder, TinyEncoder, TinyFrameDecoder, TinyVaeCo
 use crate::wan::vae::{WanDecoder, WanEncoder, WanFrameDecoder, WanVaeConfig};
 use crate::wan::{WanConfig, WanDit, dit_config, text_config, vae_config};
 
-/// Loads what `config` names; `interrupt` is honoured before each tensor.
+/// Loads what `config` names, where there is room for it, and for a stream's history if `config` gives its size;
+/// `interrupt` is honoured before each tensor.
 pub(super) fn parts(
     config: &GeneratorConfig,
     interrupt: &Interrupt,
@@ -42,7 +42,7 @@ pub(super) fn parts(
     let networks = load.networks(&shapes, &opened, &decoder_device);
     load.check_dtypes(&networks)?;
     progress.add_total(networks.iter().map(|network| network.numbers).sum());
-    room::check(&[networks, load.histories(&opened)?].concat(), interrupt)?;
+    room::check(&[networks, load.history(&opened)?].concat(), interrupt)?;
     let text = load.text(sources.text)?.into();
     let replicas = opened.into_iter().map(|device| load.on(device).model(sources.dit.clone()));
     let replicas = replicas.collect::<Result<Vec<_>>>()?;
@@ -211,35 +211,14 @@ impl Load<'_> {
         text.into_iter().chain(devices.iter().map(dit)).chain([decoder]).collect()
     }
 
-    /// Keys and values of sink, window and blocks in flight, once they are full.
-    fn histories(&self, devices: &[Device]) -> Result<Vec<Share>> {
+    /// That of the stream which this is loaded for, where its frames' size is known.
+    fn history(&self, devices: &[Device]) -> Result<Vec<Share>> {
+        if self.config.size.is_none() {
+            return Ok(Vec::new());
+        }
         let spec = dit_config(self.config.model.architecture).spec();
         let spec = spec.map_err(|cause| self.failed(cause))?;
-        let Preset { window, sink, frames_per_block, .. } = self.config.model.preset;
-        let size = self.config.frame_size();
-        let tokens = |side: u32| side as usize / spec.size_multiple();
-        let of_frame =
-            2 * spec.layers * spec.heads * spec.head_dim * tokens(size.width) * tokens(size.height);
-        let share = |(device, name): (&Device, DeviceSpec)| {
-            let blocks = (sink + window) * self.histories_of(name) + self.config.cascade_width;
-            let numbers = blocks * frames_per_block * of_frame;
-            Share { device: device.clone(), numbers, dtype: self.on(device.clone()).dtype() }
-        };
-        Ok(devices.iter().zip(self.config.devices.distinct()).map(share).collect())
-    }
-
-    /// Histories that the workers of a device keep.
-    fn histories_of(&self, device: DeviceSpec) -> usize {
-        let GeneratorConfig { model, history_policy, devices, cascade_width, .. } = self.config;
-        let steps = model.preset.denoising_steps.len();
-        let timetable = Timetable::with_width(*history_policy, steps, *cascade_width);
-        match history_policy {
-            HistoryPolicy::Clean => 1, // several workers share keys and values
-            HistoryPolicy::StageMatched => {
-                let worker = |&step: &usize| timetable.worker_of(step, devices.len());
-                (0..steps).filter(|step| devices.get(worker(step)) == Some(&device)).count()
-            }
-        }
+        Ok(room::history(self.config, &spec, devices))
     }
 
     /// That of random weights only tells words apart.
@@ -281,12 +260,7 @@ impl Load<'_> {
     }
 
     fn dtype(&self) -> DType {
-        match self.config.dtype {
-            Dtype::Auto if self.device.is_cpu() => DType::F32,
-            Dtype::Auto | Dtype::Bf16 => DType::BF16,
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-        }
+        self.config.dtype_on(&self.device)
     }
 
     fn decoder(&self, source: Source) -> Result<Box<dyn FrameDecoder>> {
@@ -436,34 +410,5 @@ mod tests {
         assert!(frames.iter().any(|x| *x != 0.0));
         let error = tiny_frames(&dit, &dit).unwrap_err().to_string();
         assert!(error.contains("not expected"), "{error}");
-    }
-
-    /// Blocks of keys and values on each device.
-    fn blocks(policy: HistoryPolicy, cascade_width: usize, devices: &str) -> Vec<usize> {
-        let mut config = pocket();
-        config.history_policy = policy;
-        config.cascade_width = cascade_width;
-        config.devices = devices.parse().unwrap();
-        let (interrupt, progress) = (Interrupt::default(), Progress::new(|_| {}));
-        let load = Load {
-            config: &config,
-            interrupt: &interrupt,
-            progress: &progress,
-            device: Device::Cpu,
-        };
-        let devices = vec![Device::Cpu; config.devices.distinct().len()];
-        let of_block = 2 * 6 * 128 * 3 * 84; // keys and values, layers, width, frames, tokens
-        let shares = load.histories(&devices).unwrap();
-        shares.iter().map(|share| share.numbers / of_block).collect()
-    }
-
-    #[test]
-    fn histories_by_step_are_all_counted() {
-        use HistoryPolicy::{Clean, StageMatched};
-        assert_eq!(blocks(Clean, 1, "cpu"), [3]);
-        assert_eq!(blocks(Clean, 5, "cpu,cuda:0,cuda:0"), [7, 7]);
-        assert_eq!(blocks(StageMatched, 4, "cpu"), [4 * 2 + 4]);
-        assert_eq!(blocks(StageMatched, 4, "cpu,cuda:0"), [2 * 2 + 4; 2]);
-        assert_eq!(blocks(StageMatched, 4, "cpu,cuda:0,cuda:0,cuda:0"), [2 + 4, 3 * 2 + 4]);
     }
 }

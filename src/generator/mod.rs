@@ -26,6 +26,8 @@ mod weights;
 use std::sync::Arc;
 use std::time::Duration;
 
+use candle_core::Device;
+
 pub use self::config::{Decoder, Dtype, GeneratorConfig};
 pub use self::error::{Error, Result};
 pub use self::frames::{Frame, FrameSize};
@@ -94,9 +96,21 @@ pub struct Generator {
 }
 
 impl Parts {
+    /// Those of the workers, each once, in their order.
+    fn distinct_devices(&self) -> Vec<Device> {
+        let mut devices: Vec<Device> = Vec::new();
+        for device in self.models.iter().map(|model| model.device()) {
+            if !devices.iter().any(|other| other.same_device(device)) {
+                devices.push(device.clone());
+            }
+        }
+        devices
+    }
+
     /// Loads what a configuration names; `interrupt` is honoured before each tensor.
     pub fn load(config: &GeneratorConfig, interrupt: &Interrupt) -> Result<Self> {
-        load::parts(config, interrupt, &Progress::new(|_| {}))
+        let config = GeneratorConfig { size: Some(config.frame_size()), ..config.clone() };
+        load::parts(&config, interrupt, &Progress::new(|_| {}))
     }
 }
 
@@ -120,6 +134,8 @@ impl Generator {
             return Err(Error::config("devices", "got no model, expected one for each worker"));
         };
         let plan = config.plan(first.spec().clone())?;
+        let history = room::history(config, first.spec(), &parts.distinct_devices());
+        room::check(&history, controls.line.gate.interrupt())?;
         let frames_per_block = plan.cascade.frames_per_block;
         let format = VideoFormat { size: plan.size, frames_per_second, frames_per_block };
         Ok(Self { parts, threads: None, plan, format, controls })

@@ -39,6 +39,8 @@ pub struct AppliedPrompt {
     pub id: PromptId,
     /// What it said.
     pub text: String,
+    /// The newest prompt that is settled with it: it, one before it, or one that it overtook, which is never shown.
+    pub settled: PromptId,
 }
 
 /// Prompts for blocks further ahead are encoded later: each encoding takes memory, and time of a device.
@@ -57,6 +59,9 @@ struct State {
     current: String,
     /// To be applied as soon as it is encoded; a newer one replaces it.
     soon: Option<Slot>,
+    /// One that was replaced while it was encoded: shown until the newer one is ready, so that prompts that come faster
+    /// than they are encoded are followed at all.
+    passing: Option<Slot>,
     /// By first block.
     scheduled: BTreeMap<u64, Slot>,
     /// The first block that has not started.
@@ -64,6 +69,8 @@ struct State {
     /// The first block that may not start yet.
     hold: Option<u64>,
     next_id: u64,
+    /// The newest that was applied, or overtaken by one that was.
+    settled: PromptId,
     closed: bool,
 }
 
@@ -88,6 +95,9 @@ pub(super) struct Due {
 pub(super) struct Job {
     id: PromptId,
     pub(super) text: String,
+    change: Option<PromptChange>,
+    /// Not for a certain block.
+    is_soon: bool,
 }
 
 impl Desk {
@@ -138,24 +148,32 @@ impl Desk {
         if state.closed {
             return Err(Closed);
         }
-        let job = |slot: &Slot| Job { id: slot.id, text: slot.text.clone() };
+        let is_soon = |id| state.soon.as_ref().is_some_and(|soon| soon.id == id);
+        let job = |&Slot { id, ref text, change, .. }: &Slot| Job {
+            id,
+            text: text.clone(),
+            change,
+            is_soon: is_soon(id),
+        };
         state.jobs().next().map(job).ok_or(Closed)
     }
 
-    /// Leaves the encoding of a job; one that was replaced meanwhile is forgotten.
+    /// Leaves the encoding of a job; one for a block that was replaced meanwhile is forgotten.
     pub(super) fn encoded(&self, job: &Job, embedding: Result<TextEmbedding, Cause>) {
         let mut state = self.lock();
-        let State { soon, scheduled, .. } = &mut *state;
+        let State { soon, scheduled, passing, settled, .. } = &mut *state;
         let mut slots = soon.iter_mut().chain(scheduled.values_mut());
         if let Some(slot) = slots.find(|slot| slot.id == job.id) {
             slot.embedding = Some(embedding);
+        } else if job.is_soon && job.id > *settled {
+            let Job { id, ref text, change, .. } = *job;
+            *passing = Some(Slot { id, text: text.clone(), change, embedding: Some(embedding) });
         }
         self.changed.notify_all();
     }
 
     /// What a tick that starts `block` (`None`: no block) has to apply. It waits while the block is
-    /// held, and for a prompt that is scheduled for it; a sooner one it takes only when ready. The
-    /// newest wins.
+    /// held, and for a prompt that is scheduled for it; a sooner one it takes only when ready.
     pub(super) fn due(&self, block: Option<u64>) -> Result<Option<Due>, Closed> {
         let after = block.map_or(0, |block| block + 1);
         let waiting = |state: &mut State| {
@@ -171,15 +189,10 @@ impl Desk {
             state.started = after;
             self.changed.notify_all(); // other prompts are near now
         }
-        let later = state.scheduled.split_off(&after);
-        let scheduled = std::mem::replace(&mut state.scheduled, later).into_values().next_back();
-        let soon = state.soon.take_if(|slot| slot.embedding.is_some());
-        let due =
-            scheduled.map(|slot| (slot, true)).into_iter().chain(soon.map(|slot| (slot, false)));
-        let Some((slot, scheduled)) = due.max_by_key(|(slot, _)| slot.id) else { return Ok(None) };
+        let Some((slot, scheduled)) = state.choose(after) else { return Ok(None) };
         state.current.clone_from(&slot.text);
         let Slot { id, text, change, embedding } = slot;
-        let prompt = AppliedPrompt { id, text };
+        let prompt = AppliedPrompt { id, text, settled: state.settled };
         Ok(embedding.map(|text| Due { text, prompt, change, scheduled }))
     }
 
@@ -211,10 +224,29 @@ impl State {
         Slot { id: PromptId(self.next_id), text, change, embedding: None }
     }
 
-    /// Slots to encode, in the order in which they will be needed.
+    /// What is to be applied when the blocks before `after` have started, and whether it was scheduled. What is
+    /// scheduled holds from its block on: whatever was to be shown as soon as can be would have come before it, and is
+    /// overtaken. Before the first block there is nothing: the newest is chosen for it.
+    fn choose(&mut self, after: u64) -> Option<(Slot, bool)> {
+        let later = self.scheduled.split_off(&after);
+        let scheduled = std::mem::replace(&mut self.scheduled, later);
+        let overtakes = after > 1 && !scheduled.is_empty();
+        let soon = self.soon.take_if(|slot| overtakes || slot.embedding.is_some());
+        let untimed = self.passing.take().into_iter().chain(soon).map(|slot| (slot, false));
+        let scheduled = scheduled.into_values().map(|slot| (slot, true));
+        let due: Vec<_> = untimed.chain(scheduled).collect();
+        self.settled = due.iter().map(|(slot, _)| slot.id).fold(self.settled, PromptId::max);
+        self.soon.take_if(|slot| slot.id < self.settled);
+        let newest = |(slot, _): &(Slot, bool)| slot.id;
+        if overtakes { due.into_iter().last() } else { due.into_iter().max_by_key(newest) }
+    }
+
+    /// Slots to encode, in the order in which they are needed: a block may be waiting for the first ones.
     fn jobs(&self) -> impl Iterator<Item = &Slot> {
-        let near = self.scheduled.range(..self.started + AHEAD).map(|(_, slot)| slot);
-        self.soon.iter().chain(near).filter(|slot| slot.embedding.is_none())
+        let waited_for = self.scheduled.range(..=self.started);
+        let near = self.scheduled.range(self.started + 1..self.started + AHEAD);
+        let [waited_for, near] = [waited_for, near].map(|slots| slots.map(|(_, slot)| slot));
+        waited_for.chain(&self.soon).chain(near).filter(|slot| slot.embedding.is_none())
     }
 }
 
@@ -249,16 +281,53 @@ mod tests {
         assert_eq!(due(&desk, 5), None);
     }
 
+    /// What is shown of prompts that come faster than they are encoded.
     #[test]
-    fn a_newer_prompt_replaces_one_that_is_still_encoded() {
+    fn a_prompt_that_was_replaced_while_it_was_encoded_is_passed_through() {
         let desk = Desk::default();
-        desk.submit("one".into());
-        let stale = desk.next_job().unwrap();
-        desk.submit("three".into());
-        desk.encoded(&stale, Ok(TextEmbedding(Tensor::new(0f32, &Device::Cpu).unwrap())));
-        assert_eq!(due(&desk, 0), None);
+        for (older, newer, length) in [("one", "three", 3.0), ("fifteen", "two", 7.0)] {
+            desk.submit(older.into());
+            let job = desk.next_job().unwrap();
+            desk.submit(newer.into());
+            desk.encoded(&job, Ok(TextEmbedding(Tensor::new(length, &Device::Cpu).unwrap())));
+            assert_eq!(due(&desk, 0), Some(length));
+            assert_eq!(due(&desk, 0), None);
+        }
         encode(&desk);
-        assert_eq!(due(&desk, 0), Some(5.0));
+        assert_eq!(due(&desk, 0), Some(3.0));
+    }
+
+    /// Whether what was typed before it is encoded, or even applied, or not.
+    #[test]
+    fn a_scheduled_prompt_holds_from_its_block_on() {
+        for (is_encoded, is_applied) in [(false, false), (true, false), (true, true)] {
+            let desk = Desk::default();
+            desk.submit(at(3, "cue"));
+            encode(&desk);
+            assert_eq!(due(&desk, 2), None);
+            let typed = desk.submit("typed".into());
+            let job = desk.next_job().unwrap();
+            let five = || Ok(TextEmbedding(Tensor::new(5f32, &Device::Cpu).unwrap()));
+            if is_encoded {
+                desk.encoded(&job, five());
+            }
+            assert!(!is_applied || desk.due(None).unwrap().is_some());
+            let cue = desk.due(Some(3)).unwrap().unwrap();
+            assert_eq!((cue.prompt.text.as_str(), cue.scheduled), ("cue", true));
+            assert_eq!(cue.prompt.settled, typed, "it is answered then");
+            desk.encoded(&job, five());
+            assert_eq!(due(&desk, 4), None, "what was overtaken does not come later");
+        }
+    }
+
+    #[test]
+    fn a_block_that_waits_has_its_prompt_encoded_first() {
+        let desk = Desk::default();
+        for prompt in ["soon".into(), at(1, "later"), at(0, "now")] {
+            desk.submit(prompt);
+        }
+        let jobs: Vec<_> = desk.lock().jobs().map(|slot| slot.text.clone()).collect();
+        assert_eq!(jobs, ["now", "soon", "later"]);
     }
 
     #[test]

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use candle_core::{DType, Device, Error as Cause};
 
+use super::config::GeneratorConfig;
 use super::error::{Error, Result};
+use crate::cascade::{HistoryPolicy, Timetable};
+use crate::checkpoint::Preset;
 use crate::device::{self, DeviceSpec};
-use crate::model::Interrupt;
+use crate::model::{Interrupt, VideoSpec};
 
 /// How often memory is looked at before it is too little, and how long after the last look: what a stream
 /// held that was just left is still being freed.
@@ -20,6 +23,39 @@ pub(super) struct Share {
     pub(super) device: Device,
     pub(super) numbers: usize,
     pub(super) dtype: DType,
+}
+
+/// Keys and values of sink, window and blocks in flight, once they are full, on each device of `config` once.
+pub(super) fn history(
+    config: &GeneratorConfig,
+    spec: &VideoSpec,
+    devices: &[Device],
+) -> Vec<Share> {
+    let Preset { window, sink, frames_per_block, .. } = config.model.preset;
+    let size = config.frame_size();
+    let tokens = |side: u32| side as usize / spec.size_multiple();
+    let of_frame =
+        2 * spec.layers * spec.heads * spec.head_dim * tokens(size.width) * tokens(size.height);
+    let share = |(device, name): (&Device, DeviceSpec)| {
+        let blocks = (sink + window) * histories_of(config, name) + config.cascade_width;
+        let numbers = blocks * frames_per_block * of_frame;
+        Share { device: device.clone(), numbers, dtype: config.dtype_on(device) }
+    };
+    devices.iter().zip(config.devices.distinct()).map(share).collect()
+}
+
+/// Histories that the workers of a device keep.
+fn histories_of(config: &GeneratorConfig, device: DeviceSpec) -> usize {
+    let GeneratorConfig { model, history_policy, devices, cascade_width, .. } = config;
+    let steps = model.preset.denoising_steps.len();
+    let timetable = Timetable::with_width(*history_policy, steps, *cascade_width);
+    match history_policy {
+        HistoryPolicy::Clean => 1, // several workers share keys and values
+        HistoryPolicy::StageMatched => {
+            let worker = |&step: &usize| timetable.worker_of(step, devices.len());
+            (0..steps).filter(|step| devices.get(worker(step)) == Some(&device)).count()
+        }
+    }
 }
 
 /// Refuses what would run out of memory later; only GPUs tell how much they have.
@@ -73,7 +109,7 @@ fn fits(needed: u64, free: u64, total: u64) -> Result<(), Cause> {
     let [needed, free, total] =
         [needed, free, total].map(|bytes| format!("{:.1}", bytes as f64 / 1e9));
     Err(Cause::Msg(format!(
-        "out of memory: weights and history take {needed} GB, of {total} GB {free} are free; a smaller \
+        "out of memory: weights or history take {needed} GB, of {total} GB {free} are free; a smaller \
          size, window or cascade width, or a 16-bit dtype, needs less, and the decoder can be tiny or on \
          another device"
     )))
@@ -88,6 +124,9 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
+    use crate::checkpoint::Manifest;
+    use crate::generator::FrameSize;
+    use crate::wan::dit_config;
 
     #[test]
     fn what_does_not_fit_is_told_with_what_would_help() {
@@ -130,5 +169,41 @@ mod tests {
         let (outcome, looks) = wait(5, 3, &interrupt);
         assert!(looks == 1 && outcome.unwrap_err().to_string().contains("interrupted"));
         assert!(wait(5, 1, &interrupt).0.is_ok());
+    }
+
+    /// Blocks of keys and values on each device.
+    fn blocks(policy: HistoryPolicy, cascade_width: usize, devices: &str) -> Vec<usize> {
+        let mut config = GeneratorConfig::new(Manifest::named("pocket").unwrap());
+        config.history_policy = policy;
+        config.cascade_width = cascade_width;
+        config.devices = devices.parse().unwrap();
+        let devices = vec![Device::Cpu; config.devices.distinct().len()];
+        let of_block = 2 * 6 * 128 * 3 * 84; // keys and values, layers, width, frames, tokens
+        let spec = dit_config(config.model.architecture).spec().unwrap();
+        let shares = history(&config, &spec, &devices);
+        shares.iter().map(|share| share.numbers / of_block).collect()
+    }
+
+    #[test]
+    fn histories_by_step_are_all_counted() {
+        use HistoryPolicy::{Clean, StageMatched};
+        assert_eq!(blocks(Clean, 1, "cpu"), [3]);
+        assert_eq!(blocks(Clean, 5, "cpu,cuda:0,cuda:0"), [7, 7]);
+        assert_eq!(blocks(StageMatched, 4, "cpu"), [4 * 2 + 4]);
+        assert_eq!(blocks(StageMatched, 4, "cpu,cuda:0"), [2 * 2 + 4; 2]);
+        assert_eq!(blocks(StageMatched, 4, "cpu,cuda:0,cuda:0,cuda:0"), [2 + 4, 3 * 2 + 4]);
+    }
+
+    #[test]
+    fn a_history_is_as_large_as_the_frames() {
+        let mut config = GeneratorConfig::new(Manifest::named("pocket").unwrap());
+        let spec = dit_config(config.model.architecture).spec().unwrap();
+        let mut numbers = |size| {
+            config.size = size;
+            history(&config, &spec, &[Device::Cpu])[0].numbers
+        };
+        let size = |width, height| Some(FrameSize { width, height });
+        assert_eq!(numbers(None), numbers(size(192, 112)));
+        assert_eq!(numbers(size(384, 224)), 4 * numbers(None));
     }
 }

@@ -77,7 +77,7 @@ mod tests {
             told(&Error::Device { device, source })
         };
         let kind = |error: gst::glib::Error| error.kind::<gst::ResourceError>();
-        let full = "out of memory: weights and history take 9 GB";
+        let full = "out of memory: weights or history take 9 GB";
         assert_eq!(kind(device(full)), Some(gst::ResourceError::NoSpaceLeft));
         let absent = "no such device: got number 1, there are 1";
         assert_eq!(kind(device(absent)), Some(gst::ResourceError::NotFound));

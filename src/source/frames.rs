@@ -183,20 +183,24 @@ impl BlockCascadeSrc {
 impl BlockCascadeSrc {
     /// The picture of the coming number, at the time when it is due.
     fn live_picture(&self, work: &mut Work) -> Result<Picture, gst::FlowError> {
-        let (policy, startup) = {
-            let settings = lock(&self.settings);
-            (settings.underrun_policy, settings.startup_policy)
-        };
+        let startup = lock(&self.settings).startup_policy;
         if startup == StartupPolicy::Slate && !work.has_begun && !self.can_begin(work)? {
             return self.slate(work).map(Picture::Other);
         }
-        while policy != UnderrunPolicy::Resync && work.number > 0 && self.is_late(work)? {
+        // It may change while frames are late.
+        let policy = || lock(&self.settings).underrun_policy;
+        while policy() != UnderrunPolicy::Resync && work.number > 0 && self.is_late(work)? {
+            let policy = policy();
             self.tell_underrun(work, policy);
-            match (policy, work.last.take()) {
-                (UnderrunPolicy::Repeat, Some(last)) => return self.again(work, last),
-                _ if work.is_flushed => break,
-                _ => self.push_gap(work),
+            if policy == UnderrunPolicy::Repeat
+                && let Some(last) = work.last.take()
+            {
+                return self.again(work, last);
             }
+            if work.is_flushed {
+                break;
+            }
+            self.push_gap(work);
         }
         let frame = self.next_frame(work)?;
         match self.wait_playing().and_then(|()| self.wait_until(self.due(work))) {

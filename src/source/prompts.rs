@@ -160,6 +160,13 @@ impl Book {
         self.waiting.push_back(waiting);
     }
 
+    /// Whether another one is for the same block, and for a later time.
+    pub fn is_too_early(&self, block: Option<u64>, time: Option<gst::ClockTime>) -> bool {
+        let is_later =
+            |other: &Waiting| other.from_block == block && other.request.running_time > time;
+        block.is_some() && self.waiting.iter().any(is_later)
+    }
+
     /// Whether a frame is the first of its prompt, and what it settles: the first of a block settles what
     /// was for it, or for an earlier one, and is not shown.
     pub fn show(&mut self, prompt: &AppliedPrompt, block: u64) -> Shown {
@@ -170,8 +177,8 @@ impl Book {
         }
         let is_past = |from_block: Option<u64>| from_block.is_none_or(|from| from <= block);
         let is_over = |waiting: &Waiting| {
-            let older = waiting.prompt < prompt.id && is_past(waiting.from_block);
-            older || waiting.prompt == prompt.id
+            let is_settled = waiting.prompt <= prompt.settled && is_past(waiting.from_block);
+            is_settled || waiting.prompt == prompt.id
         };
         let (over, waiting) = self.waiting.drain(..).partition(is_over);
         self.waiting = waiting;
@@ -211,7 +218,18 @@ mod tests {
 
     /// Whether a frame is its prompt's first one, and the answers to others.
     fn shown(book: &mut Book, id: u64, block: u64) -> (bool, Vec<(String, bool)>) {
-        let prompt = AppliedPrompt { id: PromptId(id), text: String::new() };
+        shown_with(book, id, id, block)
+    }
+
+    /// The same, `settled` with it.
+    fn shown_with(
+        book: &mut Book,
+        id: u64,
+        settled: u64,
+        block: u64,
+    ) -> (bool, Vec<(String, bool)>) {
+        let (id, settled) = (PromptId(id), PromptId(settled));
+        let prompt = AppliedPrompt { id, settled, ..AppliedPrompt::default() };
         let Shown { is_first, answers } = book.show(&prompt, block);
         let answer = |answer: Answer| (answer.request.id.unwrap(), answer.applied);
         (is_first, answers.into_iter().map(answer).collect())
@@ -300,6 +318,31 @@ mod tests {
         assert_eq!(shown(&mut book, 4, 6), (true, vec![("4".into(), true)]));
         let both = vec![("2".into(), false), ("3".into(), false)];
         assert_eq!(shown(&mut book, 4, 7), (false, both));
+    }
+
+    /// It came after the one that was for this block, and was to be shown before it.
+    #[test]
+    fn what_was_overtaken_is_answered() {
+        let mut book = Book::default();
+        for (id, from_block) in [(2, Some(5)), (3, None), (4, Some(9))] {
+            book.wait(waiting(id, from_block));
+        }
+        let both = vec![("2".into(), true), ("3".into(), false)];
+        assert_eq!(shown_with(&mut book, 2, 3, 5), (true, both));
+        assert_eq!(book.len(), 1);
+    }
+
+    #[test]
+    fn of_two_for_one_block_the_later_time_counts() {
+        let mut book = Book::default();
+        let time = |seconds| Some(gst::ClockTime::from_seconds(seconds));
+        let mut later = waiting(2, Some(5));
+        later.request.running_time = time(4);
+        book.wait(later);
+        assert!(book.is_too_early(Some(5), time(3)));
+        for (block, seconds) in [(Some(5), 4), (Some(5), 5), (Some(4), 3), (None, 3)] {
+            assert!(!book.is_too_early(block, time(seconds)));
+        }
     }
 
     #[test]

@@ -280,7 +280,8 @@ impl Settings {
     fn model(&self) -> Result<(Manifest, WeightsSource)> {
         let path = Path::new(&self.model);
         let own = |manifest| (manifest, WeightsSource::default());
-        if path.is_dir() {
+        let is_known = Manifest::names().any(|name| name == self.model);
+        if path.is_dir() && !is_known {
             return in_folder(path);
         }
         if path.extension().is_some_and(|extension| extension == "toml") {

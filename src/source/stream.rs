@@ -11,8 +11,8 @@ use super::pace::Pace;
 use super::prompts::{self, Answer, Book, Request, Waiting};
 use crate::device::DeviceSpec;
 use crate::generator::{
-    BlockTimes, Controls, Frame, GeneratorConfig, Loading, Prompt, PromptChange, Result, Timing,
-    VideoFormat,
+    BlockTimes, Controls, Frame, GeneratorConfig, Loading, Prompt, PromptChange, PromptId, Result,
+    Timing, VideoFormat,
 };
 
 /// Blocks between the ones that are being made and those that a prompt is given for, so that it is encoded.
@@ -147,7 +147,8 @@ impl Stream {
         let early = std::mem::take(&mut self.early);
         let (far, near) = early.into_iter().partition(|early| self.is_far(early, past));
         self.early = far;
-        let near: Vec<Early> = near;
+        let mut near: Vec<Early> = near;
+        near.sort_by_key(|early| early.request.running_time);
         near.into_iter().for_each(|early| self.give(early, past));
     }
 
@@ -164,7 +165,11 @@ impl Stream {
         let time = request.time_to_come(past);
         let from_block = time.map(|time| self.block_from(self.pace.frame_from(time)));
         let text = request.text.clone();
-        let prompt = self.controls.set_prompt(Prompt { text, from_block, change: Some(change) });
+        let prompt = if self.book.is_too_early(from_block, time) {
+            PromptId::default() // of no prompt that the generator has: it is settled when the block is shown
+        } else {
+            self.controls.set_prompt(Prompt { text, from_block, change: Some(change) })
+        };
         self.book.wait(Waiting { prompt, request, from_block, since });
     }
 

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer::subclass::prelude::*;
+use gstreamer_check::Harness;
 
 use super::support::PATIENCE;
 use super::toy::{Behaviour, Toy};
-use super::{Stopped, init, playing_as, pull, started};
+use super::{Stopped, field, init, playing_as, pull, started};
 
 /// A pipeline, and the time of each buffer that comes out of it.
 fn timed(source: &str) -> (Stopped, mpsc::Receiver<gst::ClockTime>) {
@@ -75,11 +76,7 @@ fn after_a_flush_the_segment_comes_first() {
     let (element, mut harness) = playing_as(&properties, "video/x-raw, format=RGB");
     pull(&mut harness, 1);
     toy.behave(Behaviour::Slow(Duration::from_millis(200)));
-    let begun = Instant::now();
-    while harness.try_pull_event().is_none_or(|event| event.type_() != gst::EventType::Gap) {
-        assert!(begun.elapsed() < PATIENCE.into(), "there was no underrun");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    await_gap(&mut harness);
     assert!(element.send_event(gst::event::FlushStart::new()));
     assert!(element.send_event(gst::event::FlushStop::new(true)));
     let after = std::iter::from_fn(|| harness.pull_event().ok())
@@ -87,6 +84,28 @@ fn after_a_flush_the_segment_comes_first() {
         .skip_while(|kind| *kind != gst::EventType::FlushStop)
         .find(|kind| [gst::EventType::Gap, gst::EventType::Segment].contains(kind));
     assert_eq!(after, Some(gst::EventType::Segment));
+}
+
+#[test]
+fn what_an_underrun_does_may_be_changed_while_it_lasts() {
+    let toy = Toy::new(Behaviour::Work);
+    let properties = format!("is-live=true underrun-policy=gap queue-blocks=1 {}", toy.model());
+    let (element, mut harness) = playing_as(&properties, "video/x-raw, format=RGB");
+    pull(&mut harness, 1);
+    toy.behave(Behaviour::Slow(Duration::from_secs(1)));
+    await_gap(&mut harness);
+    let last = std::iter::from_fn(|| harness.try_pull()).last().map(|last| field(&last, "frame"));
+    element.set_property_from_str("underrun-policy", "repeat");
+    assert_eq!(Some(field(&harness.pull().unwrap(), "frame")), last);
+    toy.behave(Behaviour::Work);
+}
+
+fn await_gap(harness: &mut Harness) {
+    let begun = Instant::now();
+    while harness.try_pull_event().is_none_or(|event| event.type_() != gst::EventType::Gap) {
+        assert!(begun.elapsed() < PATIENCE.into(), "there was no underrun");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 #[test]

@@ -34,8 +34,10 @@ fn check(file: &Path, codec: &str, frames: usize, place: Place) {
 fn play_writes_a_file_where_there_is_no_display() {
     let _turn = turn();
     let folder = tempfile::tempdir().unwrap();
+    // A folder that is called as a model is none.
+    std::fs::create_dir(folder.path().join("pocket")).unwrap();
     let mut play = script("play.sh", &[Place::Desert.prompt(), "2"]);
-    play.env_remove("OUT").env("TMPDIR", folder.path());
+    play.env_remove("OUT").env("TMPDIR", folder.path()).current_dir(folder.path());
     let file = run(play).line_after("no display: writing ");
     assert!(Path::new(&file).starts_with(folder.path()), "{file}");
     check(Path::new(&file), "H.264", 2 * RATE, Place::Desert);
