@@ -118,7 +118,7 @@ judge() {
     # shellcheck disable=SC2086 # one word for each package
     python3 -m venv "$venv" && "$venv/bin/pip" install --quiet --disable-pip-version-check $packages &&
         PYTHONPATH=models/pocket "$venv/bin/python" -m eval.validate --count 10 &&
-        PYTHONPATH=models/pocket "$venv/bin/python" -m unittest eval.test_latency
+        PYTHONPATH=models/pocket "$venv/bin/python" -m unittest eval.test_latency train.test_world
 }
 
 # Advisories need the network, and may break a build that was good yesterday: on request only.

@@ -50,7 +50,7 @@ def judge(clip: Array) -> Verdict:
     if hue.verdict:
         found = objects.refined(found, clip, places, hue.verdict, match.time)
     outline = kinds.name(found, away)
-    movement = motions.name(found, clip, outline)
+    movement = motions.name(found, outline)
     kind, motion = (outline.verdict, movement.verdict) if hue.solid else (None, None)
     return Verdict(match.verdict, match.time, hue.verdict, kind, motion,
                    match, hue, outline, movement, found)  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which of the world's outlines an object has: upright, turning, or cut by a border."""
+"""Which of the world's outlines an object has: facing the eye, turning, or cut by a border."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 from scipy import ndimage
 
-from train import shapes
+from train import shapes, world
 from train.attributes import KINDS
 from train.world import FPS, PERIOD
 
@@ -16,9 +16,9 @@ Array = np.ndarray
 SIDE = 28  # of the square on which masks are compared
 REACH = 2.4  # half of its width, in root mean square distances from the centre
 STEP = 5  # degrees from one turn of an outline to the next
-TURN = 360 / (FPS * PERIOD["spinning"])  # degrees a frame
-TURNS = TURN * np.array((-1.4, -1.2, -1.0, -0.8, -0.6, 0.6, 0.8, 1.0, 1.2, 1.4))
-UPRIGHT = 10  # degrees that an object which does not spin may be off
+HALF_TURN = 180  # degrees after which a thing that spins looks the same
+TURNS = 360 / (FPS * PERIOD["spinning"]) * np.array((0.6, 0.8, 1.0, 1.2, 1.4))  # degrees a frame
+LEANS = (-10, -5, 0, 5, 10)  # degrees from upright, that any object may be off
 LEAST = 0.8  # overlap from which on it is a kind
 BLURRED = 0.05  # of the object that is left outside its outline, from which on it has none
 SEEN = (0.35, 0.5, 0.65, 0.8, 0.9, 1.0)  # of an outline, on this side of a border that cuts it
@@ -42,18 +42,29 @@ class Outline:
 
 @cache
 def bank() -> Array:
-    """`(kinds, turns, SIDE * SIDE)` in 0..1: every outline at every turn."""
+    """`(kinds, leans, SIDE * SIDE)` in 0..1: every outline as it faces the eye."""
     rows, (y, x) = [], plane()
     for kind in KINDS:
-        for angle in np.deg2rad(np.arange(0, 360, STEP)):
+        for angle in np.deg2rad(LEANS):
             u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
             rows.append(squares(shapes.distance(kind, u, v) < 0, (0.0,), (1.0,))[0])
     return np.stack(rows).reshape(len(KINDS), -1, SIDE * SIDE)
 
 
 @cache
+def turned_bank() -> Array:
+    """`(kinds, turns, SIDE * SIDE)`: every outline at every turn about an upright axis."""
+    rows, (y, x) = [], plane()
+    for kind in KINDS:
+        for angle in range(0, HALF_TURN, STEP):
+            width = world.spinning(angle / 360, 0.0, 0.0, 1.0, 1.0).width
+            rows.append(squares(shapes.distance(kind, x / width, y) < 0, (0.0,), (1.0,))[0])
+    return np.stack(rows).reshape(len(KINDS), -1, SIDE * SIDE)
+
+
+@cache
 def cut_bank(side: int) -> Array:
-    """`(kinds, cuts, SIDE * SIDE)`: upright outlines cut on the left, right, top or bottom."""
+    """`(kinds, cuts, SIDE * SIDE)`: outlines cut on the left, right, top or bottom."""
     rows, (y, x) = [], plane()
     along = (x, -x, y, -y)[side]
     for kind in KINDS:
@@ -116,12 +127,13 @@ def fitting(found: Track, frames: Array) -> tuple[Array, Array]:
         # Only what moves straight ahead stays behind a border, and it stands.
         cut = parts(found, frames)
         return cut, cut
-    fits = np.stack([overlaps(found.masks[i], bank()) for i in frames])  # (frames, kinds, turns)
-    return upright(fits), spinning(fits, frames)
+    facing = np.stack([overlaps(found.masks[i], bank()) for i in frames])  # (frames, kinds, leans)
+    turned = np.stack([overlaps(found.masks[i], turned_bank()) for i in frames])
+    return np.median(facing, axis=0).max(-1), spinning(turned, frames)
 
 
 def parts(found: Track, frames: Array) -> Array:
-    """`(kinds,)`: the overlap of an upright object that no border leaves whole."""
+    """`(kinds,)`: the overlap of an object that no border leaves whole."""
     sides = found.cut[frames].argmax(-1)  # of a whole one any will do
     fits = [overlaps(found.masks[i], cut_bank(int(side))) for i, side in zip(frames, sides)]
     return np.median(np.max(fits, axis=-1), axis=0)  # each shows another part
@@ -135,13 +147,6 @@ def chosen(found: Track) -> Array:
         whole = np.sort(areas.argsort()[::-1][:3])
         whole = whole[areas[whole] > 0]
     return whole[np.linspace(0, len(whole) - 1, min(FRAMES, len(whole))).astype(int)]
-
-
-def upright(fits: Array) -> Array:
-    """`(kinds,)`: the overlap of an object that stands."""
-    near = UPRIGHT // STEP
-    turns = np.arange(-near, near + 1)
-    return np.median(fits, axis=0)[:, turns].max(-1)
 
 
 def spinning(fits: Array, frames: Array) -> Array:

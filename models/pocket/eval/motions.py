@@ -1,9 +1,9 @@
 """How an object moves, told from its track."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import ndimage
 
 from train import world
 from train.world import FPS, PERIOD, RADIUS
@@ -14,7 +14,7 @@ from .objects import Track
 Array = np.ndarray
 STRAIGHT = ("left", "right", "rising", "falling")
 LAG = 4  # frames between which a step is measured: it has to be long beside a pixel
-# Heights that the centre of a spinning or growing object may stray: a heart's goes round with it.
+# Heights that the centre of a spinning or growing object may stray.
 STILL = 0.22 * max(RADIUS.values())
 SPINS = 0.04  # of overlap, that an outline gains if it is taken to turn
 OVERLAP = 0.92  # that it must reach then
@@ -22,6 +22,7 @@ PACE = (0.55, 1.6)  # of the world's speed
 # Of it, across the way: more for a part, whose middle jumps as points of a star come into sight.
 ASIDE, ASIDE_CUT = 0.4, 2.0
 GROWS = 0.3  # logarithm of how much; the least is 0.37, about the largest size
+NARROWS = 0.5  # logarithm of how much what spins does, at least; what grows does less
 LEAST = 0.7  # of a motion's evidence
 
 
@@ -38,26 +39,27 @@ class Motion:
         return best if best and self.scores[best] >= LEAST else None
 
 
-def name(found: Track, clip: Array, outline: Outline) -> Motion:
+def name(found: Track, outline: Outline) -> Motion:
     """Of an object whose outline was compared with those that turn."""
-    times = np.nonzero(found.seen)[0]
-    if len(times) < 0.6 * len(clip):
-        return Motion({}, {"seen": len(times) / len(clip)})
+    seen = float(found.seen.mean())
+    if seen < 0.6:
+        return Motion({}, {"seen": seen})
     x, y = centres(found)
     if min(np.isfinite(x).sum(), np.isfinite(y).sum()) < LAG:
-        return Motion({}, {"seen": len(times) / len(clip)})
-    radius = radii(found)
+        return Motion({}, {"seen": seen})
+    wide, high = spreads(found)
+    growth, narrowing = swing(high), swing(wide / high)
     scores = {name: straight(found, x, y, name) for name in STRAIGHT}
     still = stillness(found)
-    scores["bouncing"], high = bouncing(x, y)
-    scores["circling"], wide = circling(x, y)
-    scores["growing"], growth = growing(radius)
-    turn, sway = turning(found, clip)
-    scores["growing"] *= still
+    scores["bouncing"], hops = bouncing(x, y)
+    scores["circling"], round_ = circling(x, y)
+    grows = repeated(high, lambda turn: posed("growing", turn).radius, PERIOD["growing"])
+    scores["growing"] = grows * still * (growth > GROWS) * (narrowing < NARROWS)
+    turn = repeated(wide / high, lambda turn: posed("spinning", turn).width, PERIOD["spinning"])
     turns = 1.0 if outline.spin > SPINS and outline.overlap > OVERLAP else turn
-    scores["spinning"] = turns * still * (growth < 0.2)
-    numbers = {"still": still, "high": high, "wide": wide, "growth": growth, "turn": turn,
-               "sway": sway, "spin": outline.spin}  # fmt: skip
+    scores["spinning"] = turns * still * (growth < 0.2) * (narrowing > NARROWS)
+    numbers = {"still": still, "hops": hops, "round": round_, "growth": growth, "turn": turn,
+               "narrowing": narrowing, "spin": outline.spin}  # fmt: skip
     return Motion({k: round(float(v), 3) for k, v in scores.items()}, numbers)
 
 
@@ -75,11 +77,23 @@ def centres(found: Track) -> tuple[Array, Array]:
     return middles[0], middles[1]
 
 
-def radii(found: Track) -> Array:
-    """`(T,)`: half of the root of its area, NaN where it is not whole."""
-    height = found.masks.shape[1]
-    areas = found.masks.sum((1, 2)) / height**2
-    return np.where(found.whole, np.sqrt(areas) / 2, np.nan)
+def spreads(found: Track) -> tuple[Array, Array]:
+    """`(T,)` twice: how wide and how high it is, in pixels about its centre, NaN where it is not whole."""
+    wide, high = np.full((2, len(found.masks)), np.nan)
+    for i in np.nonzero(found.whole)[0]:
+        rows, columns = np.nonzero(found.masks[i])
+        wide[i], high[i] = max(np.std(columns), 0.3), max(np.std(rows), 0.3)
+    return wide, high
+
+
+def swing(values: Array) -> float:
+    """Between which bounds they are, as a logarithm."""
+    known = np.log(values[np.isfinite(values)])
+    return float(np.quantile(known, 0.95) - np.quantile(known, 0.05)) if len(known) else 0.0
+
+
+def posed(motion: str, turn: Array) -> world.Pose:
+    return world.MOTIONS[motion](turn, 0.0, 0.0, 1.0, 1.0)
 
 
 def straight(found: Track, x: Array, y: Array, name: str) -> float:
@@ -157,61 +171,22 @@ def circling(x: Array, y: Array) -> tuple[float, float]:
         across, down = np.hypot(a, b), np.hypot(c, d)
         quadrature = abs(a * d - b * c) / max(across * down, 1e-9)  # 1 if a quarter turn apart
         fit = 1 - max(left / spread_x, more / spread_y)  # a straight way fits one of the two
-        if fit > best and 0.13 < across < 0.42 and 0.11 < down < 0.36 and quadrature > 0.8:
+        if fit > best and 0.11 < across < 0.34 and 0.09 < down < 0.28 and quadrature > 0.8:
             best, wide = fit, float(across)
     return best, wide
 
 
-def growing(radius: Array) -> tuple[float, float]:
-    """How well growth and shrinking explain the size, and the logarithm of how much."""
-    known = np.isfinite(radius)
-    if known.sum() < 0.6 * len(radius):
-        return 0.0, 0.0
-    size = np.where(known, np.log(np.where(known, radius, 1)), np.nan)
-    growth = float(np.nanquantile(size, 0.95) - np.nanquantile(size, 0.05))
+def repeated(values: Array, form: Callable[[Array], Array], period: float) -> float:
+    """How well a form, over and over, explains values, both as logarithms."""
+    known = np.isfinite(values)
+    if known.sum() < 0.6 * len(values):
+        return 0.0
+    size = np.where(known, np.log(np.where(known, values, 1)), np.nan)
     t, spread, best = np.arange(len(size)) / FPS, np.nanvar(size), 0.0
-    for period in PERIOD["growing"] * np.linspace(0.75, 1.4, 7):
+    for seconds in period * np.linspace(0.75, 1.4, 7):
         for phase in np.arange(0, 1, 0.05):
-            form = np.log(world.growing(t / period + phase, 0.0, 0.0, 1.0, 1.0).radius)
-            (scale, _), left = fitted(size, [form, np.ones_like(form)])
+            shape = np.log(form(t / seconds + phase))
+            (scale, _), left = fitted(size, [shape, np.ones_like(shape)])
             if 0.5 < scale < 1.6:
                 best = max(best, 1 - left / max(spread, 1e-9))
-    return best * (growth > GROWS), growth
-
-
-def turning(found: Track, clip: Array) -> tuple[float, float]:
-    """How well a steady turn explains where the object's dark half lies, and how dark it is."""
-    lean = np.full((len(clip), 2), np.nan)
-    for i in np.nonzero(found.whole)[0]:
-        lean[i] = dark_side(clip[i], found.masks[i])
-    if np.isfinite(lean[:, 0]).sum() < 0.6 * len(clip):
-        return 0.0, 0.0
-    t, best, sway = np.arange(len(clip)) / FPS, 0.0, 0.0
-    known = np.repeat(np.isfinite(lean[:, 0]), 2)
-    for period in PERIOD["spinning"] * np.array((0.65, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5)):
-        for sign in (-1, 1):
-            w = 2 * np.pi * t / period * sign
-            one, none = np.ones_like(w), np.zeros_like(w)
-            pairs = ((np.cos(w), np.sin(w)), (-np.sin(w), np.cos(w)), (one, none), (none, one))
-            a = np.stack([np.stack(pair, -1).ravel() for pair in pairs], -1)[known]
-            values = lean.ravel()[known]
-            solution = np.linalg.lstsq(a, values, rcond=None)[0]
-            left = np.mean((a @ solution - values) ** 2)
-            spread = np.nanvar(lean[:, 0]) + np.nanvar(lean[:, 1])
-            fit, size = 1 - 2 * left / max(spread, 1e-9), np.hypot(*solution[:2])
-            if fit > best and size > 0.03:
-                best, sway = float(fit), float(size)
-    return best, sway
-
-
-def dark_side(frame: Array, mask: Array) -> Array:
-    """`(2,)`: which way, and how much, the object is darker."""
-    inner = ndimage.binary_erosion(mask)
-    rows, columns = np.nonzero(inner)
-    if len(rows) < 20:
-        return np.full(2, np.nan)
-    light = frame[rows, columns].mean(-1)
-    light = light / max(light.mean(), 1e-3) - 1
-    spread = np.sqrt(rows.var() + columns.var())
-    return np.array((-(light * (columns - columns.mean())).mean(),
-                     -(light * (rows - rows.mean())).mean())) / spread  # fmt: skip
+    return best

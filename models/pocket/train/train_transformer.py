@@ -42,6 +42,9 @@ PEAK_RATE = {"small": 3e-3, "full": 1.5e-3, "rollout": 5e-4}
 # are learned apart.
 SHARES = {"starts": 0.3, "cuts": 0.25, "alone": 0.25, "cascade": 0.2}
 SHARES_OF_ROLLOUT = {"rollout": 0.4, "starts": 0.2, "cuts": 0.2, "cascade": 0.2}
+# Of blocks with another prompt, those that show something new; and of prompts under which nothing changes, those that
+# name some of what is there, and leave the rest to the past.
+NEWS, REMINDED = 0.65, 0.5
 OBJECT_WEIGHT = 10.0  # of cells that the object touches, beside 1 for all
 EMA = 0.998
 
@@ -52,7 +55,7 @@ class Batch:
 
     x0: Tensor  # (B, BLOCKS, frames, z, h, w)
     weight: Tensor  # (B, BLOCKS, frames, 1, h, w), 0 where there is nothing to learn
-    text: Text  # two prompts a clip
+    text: Text  # of each clip
     which: Tensor  # (B, BLOCKS)
 
     def part(self, blocks: slice) -> "Batch":
@@ -62,23 +65,28 @@ class Batch:
 class Data:
     """Clips, their latents and prompts."""
 
-    def __init__(self, run: Path, size: str, seed: int, rank: int, device: str):
+    def __init__(self, run: Path, size: str, often: str | None, seed: int, rank: int, device: str):
         clips, starts = (np.load(run / f"{name}{size}.npz") for name in ("latents", "starts"))
         self.latents, self.covers = clips["latents"], clips["covers"]
         self.clips = [Clip.number(index) for index in range(len(self.latents))]
         self.start_latents, self.start_covers = starts["latents"], starts["covers"]
-        self.changed = [i for i, clip in enumerate(self.clips) if WINDOW <= clip.cut_block < BLOCKS]
-        self.first = [i for i, clip in enumerate(self.clips) if clip.is_start]
+        begun = [Clip.start(index) for index in range(len(self.start_latents))]
+        self.started, self.all = thrice(begun, often), thrice(self.clips, often)
+        self.unchanged = [i for i in self.all if len(self.clips[i].scenes) == 1]
+        self.changed = [i for i in self.all if WINDOW <= self.clips[i].cut_block < BLOCKS]
+        self.first = [i for i in self.all if self.clips[i].is_start]
         self.encoder = TextEncoder(run / "text", device)
         self.lots = np.random.default_rng(seed)  # the same in all processes, so that none waits for others
         self.rng, self.device = np.random.default_rng((seed, rank)), device
 
     def batch(self, size: int, from_start: bool = False) -> Batch:
         """Whole clips; all of them the starts of streams, if it must be."""
-        chosen = self.rng.choice(self.first if from_start else len(self.clips), size)
+        chosen = self.rng.choice(self.first if from_start else self.all, size)
         clips = [self.clips[index] for index in chosen]
-        which = [[int(b >= clip.cut_block) for b in range(BLOCKS)] for clip in clips]
-        batch = self.blocks(clips, self.latents[chosen], self.covers[chosen], which)
+        told = [self.told(clip, 1) for clip in clips]
+        which = [[int(b >= block) for b in range(BLOCKS)] for _, block in told]
+        prompts = [prompts for prompts, _ in told]
+        batch = self.blocks(self.latents[chosen], self.covers[chosen], prompts, which)
         for number, clip in enumerate(clips):
             if not clip.is_start:
                 batch.weight[number, 0] = 0  # nothing tells where in its motion a later block is
@@ -86,24 +94,25 @@ class Data:
 
     def starts(self, size: int) -> Batch:
         """First blocks of streams: all that they show comes from the prompt."""
-        chosen = self.rng.integers(0, len(self.start_latents), size)
-        clips = [Clip.start(int(index)) for index in chosen]
-        return self.blocks(clips, self.start_latents[chosen], self.start_covers[chosen], [[0]] * size)
+        chosen = self.rng.choice(self.started, size)
+        prompts = [[self.prompt(Clip.start(int(index)).scenes[0])] for index in chosen]
+        return self.blocks(self.start_latents[chosen], self.start_covers[chosen], prompts, [[0]] * size)
 
     def cuts(self, size: int) -> Batch:
-        """Blocks in which a prompt changes, behind a window of those before."""
-        chosen = self.rng.choice(self.changed, size)
-        clips = [self.clips[index] for index in chosen]
-        firsts = FRAMES_PER_BLOCK * np.array([[clip.cut_block - WINDOW] for clip in clips])
+        """Blocks in which the prompt is another one, behind a window of those before."""
+        news = self.rng.random(size) < NEWS
+        chosen = np.where(news, self.rng.choice(self.changed, size), self.rng.choice(self.unchanged, size))
+        told = [self.told(self.clips[index], WINDOW) for index in chosen]
+        firsts = FRAMES_PER_BLOCK * np.array([[block - WINDOW] for _, block in told])
         groups = firsts + np.arange(FRAMES_PER_BLOCK * (WINDOW + 1))
         parts = (array[chosen[:, None], groups] for array in (self.latents, self.covers))
-        return self.blocks(clips, *parts, [[0] * WINDOW + [1]] * size)
+        return self.blocks(*parts, [prompts for prompts, _ in told], [[0] * WINDOW + [1]] * size)
 
-    def blocks(self, clips: list[Clip], latents: np.ndarray, covers: np.ndarray, which: list) -> Batch:
+    def blocks(self, latents: np.ndarray, covers: np.ndarray, prompts: list, which: list) -> Batch:
         x0 = torch.from_numpy(latents).float().to(self.device)
         covered = torch.from_numpy(covers).float().to(self.device).unsqueeze(2)
         x0, covered = (part.unflatten(1, (-1, FRAMES_PER_BLOCK)) for part in (x0, covered))
-        text = self.text([prompt for clip in clips for prompt in self.prompts(clip)], len(clips))
+        text = self.text([prompt for pair in prompts for prompt in pair], len(prompts))
         return Batch(x0, 1 + OBJECT_WEIGHT * covered, text, torch.tensor(which).to(self.device))
 
     def text(self, prompts: list[str], size: int) -> Text:
@@ -112,12 +121,23 @@ class Data:
         pairs = (size, len(prompts) // size)
         return Text(embedding.float().unflatten(0, pairs), lengths.view(pairs).to(self.device))
 
-    def prompts(self, clip: Clip) -> tuple[str, str]:
+    def told(self, clip: Clip, first_block: int) -> tuple[tuple[str, str], int]:
+        """Two prompts, and the block from which on the second one holds."""
         first, last = clip.scenes[0], clip.scenes[-1]
-        if len(clip.scenes) > 1 and self.rng.random() < 0.5:
+        if first is not last:
             changes = {name: getattr(last, name) for name in clip.changes}
-            return self.prompt(first), captions.edit(self.rng, changes, first)
-        return self.prompt(first), self.prompt(last)
+            is_edit = self.rng.random() < 0.5
+            second = captions.edit(self.rng, changes, first) if is_edit else self.prompt(last)
+            return (self.prompt(first), second), clip.cut_block
+        block = int(self.rng.integers(first_block, BLOCKS))
+        return (self.prompt(first), self.reminder(first)), block
+
+    def reminder(self, scene: Scene) -> str:
+        """A prompt for what is there already: of what it does not name, only the past can tell."""
+        if self.rng.random() > REMINDED:
+            return self.prompt(scene)
+        names = self.rng.choice(list(VALUES), int(self.rng.integers(1, 4)), replace=False)
+        return captions.edit(self.rng, {str(name): getattr(scene, name) for name in names})
 
     def prompt(self, scene: Scene) -> str:
         """A prompt that sometimes leaves out what would have come without it."""
@@ -127,6 +147,11 @@ class Data:
             if self.rng.random() < 0.3 and first_scene(rest) == scene:
                 named = rest
         return captions.caption(self.rng, scene, named)
+
+
+def thrice(clips: list[Clip], motion: str | None) -> list[int]:
+    """Their numbers, those that show a motion three times."""
+    return [i for i, clip in enumerate(clips) for _ in range(3 if clip.scenes[0].motion == motion else 1)]
 
 
 def window_sight(blocks: int) -> Sight:
@@ -150,11 +175,11 @@ def cascade_sight(past: int, count: int, causal: bool) -> Sight:
 class Learner:
     """A model, its moving average and its optimisers."""
 
-    def __init__(self, cfg: Config, stage: str, device: str):
+    def __init__(self, cfg: Config, peak_rate: float, device: str):
         self.model = Transformer(cfg).to(device)
         self.compiled = torch.compile(self.model, dynamic=False)  # for what has always the same shapes
         self.average = copy.deepcopy(self.model).requires_grad_(False)
-        self.peak, self.steps, self.seconds = PEAK_RATE[stage], 0, 0.0
+        self.peak, self.steps, self.seconds = peak_rate, 0, 0.0
         self.recent: dict[str, list[float]] = {}
         matrices = [p for n, p in self.model.named_parameters() if is_hidden_matrix(n, p)]
         others = [p for n, p in self.model.named_parameters() if not is_hidden_matrix(n, p)]
@@ -345,8 +370,8 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     rank = start_together()
-    data = Data(args.run, "_small" if args.stage == "small" else "", args.seed, rank, args.device)
-    learner = Learner(Config(), args.stage, args.device)
+    data = Data(args.run, "_small" if args.stage == "small" else "", args.often, args.seed, rank, args.device)
+    learner = Learner(Config(), args.rate or PEAK_RATE[args.stage], args.device)
     path = args.run / f"dit_{args.stage}.pt"
     if path.exists():
         learner.resume(path)
@@ -411,6 +436,8 @@ def main() -> None:
     parser.add_argument("--stage", choices=tuple(BATCH), required=True)
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--start", type=Path, help="a checkpoint of another stage, or dit.safetensors, which is shipped")
+    parser.add_argument("--rate", type=float, help="the highest; a stage has its own")
+    parser.add_argument("--often", choices=VALUES["motion"], help="a motion to be learned three times as often")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="two are hardly faster; torchrun is")
     parser.add_argument("--seed", type=int, default=0)

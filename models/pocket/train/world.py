@@ -26,9 +26,10 @@ BLOCK = 0.75  # seconds of a block of the transformer
 # Seconds that a motion takes to come back to where it was, and where in it a stream starts. Whole
 # blocks: so there are few ways for a block to go on.
 PERIOD = {"left": 9 * BLOCK, "right": 9 * BLOCK, "rising": 7 * BLOCK, "falling": 7 * BLOCK,
-          "bouncing": 2 * BLOCK, "spinning": 5 * BLOCK, "circling": 5 * BLOCK, "growing": 5 * BLOCK}
+          "bouncing": 2 * BLOCK, "spinning": 4 * BLOCK, "circling": 5 * BLOCK, "growing": 5 * BLOCK}
 START = {"left": 0.30, "right": 0.30, "rising": 0.30, "falling": 0.30, "bouncing": 0.5,
          "spinning": 0.0, "circling": 0.0, "growing": 0.0}
+THICKNESS = 0.4  # of a thing that spins, of its width
 LIGHT = np.array((-0.45, -0.66, 0.60), np.float32)
 HALF = np.array((-0.252, -0.369, 0.894), np.float32)  # between the light and the eye
 
@@ -51,13 +52,14 @@ class Variation:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where the object is, how large, how turned, and how squashed by a landing."""
+    """Where the object is, how large, how squashed by a landing, and how it is turned to the eye."""
 
     x: float
     y: float
     radius: float
-    angle: float = 0.0
     squash: float = 0.0
+    width: float = 1.0  # of its own
+    light: float = 1.0  # that falls on what is seen of it
 
 
 @dataclass(frozen=True)
@@ -130,20 +132,18 @@ class World:
 
     def shaded(self, scene: Scene, pose: Pose, x: np.ndarray, y: np.ndarray):
         """Colour and coverage of the object for each pixel."""
-        squash = np.array((1 + 0.5 * pose.squash, 1 - pose.squash), np.float32)
-        cos, sin = np.cos(pose.angle), np.sin(pose.angle)
+        across, down = pose.width * (1 + 0.5 * pose.squash), 1 - pose.squash
 
         def outline(dx: float = 0.0, dy: float = 0.0):
-            u = (x - pose.x) / (pose.radius * squash[0]) + dx
-            v = (y - pose.y) / (pose.radius * squash[1]) + dy
-            u, v = u * cos + v * sin, v * cos - u * sin
+            u = (x - pose.x) / (pose.radius * np.float32(across)) + dx
+            v = (y - pose.y) / (pose.radius * np.float32(down)) + dy
             return shapes.distance(scene.kind, u, v), u
 
         (d, side), eps = outline(), 0.02
         gradient = ((outline(dx=eps)[0] - d) / eps, (outline(dy=eps)[0] - d) / eps)
         light = lighting(d, gradient, bevel=1.0 if scene.kind == "ball" else 0.4)
         base = np.array(COLOUR[scene.colour], np.float32) * np.array(TINT[scene.time], np.float32)
-        half = 1 - 0.34 * settings.step(0.0, side, 0.16)  # one half is darker, so that turning shows
+        half = pose.light * (1 - 0.34 * settings.step(0.0, side, 0.16))  # one half is darker
         soft = self.pixel / pose.radius
         rim = 1 - 0.55 * settings.step(-2.2 * soft, d, 2 * soft)
         colour = base * (light[0] * half * rim)[..., None] + light[1][..., None]
@@ -201,12 +201,15 @@ def bouncing(turn: float, x: float, y: float, radius: float, aspect: float) -> P
 
 
 def spinning(turn: float, x: float, y: float, radius: float, aspect: float) -> Pose:
-    return Pose(x, y, 1.1 * radius, angle=2 * np.pi * turn)
+    """About an upright axis, like a sign that has two faces: after half a turn it looks the same."""
+    angle = 2 * np.pi * turn
+    width = np.hypot(np.cos(angle), THICKNESS * np.sin(angle))
+    return Pose(x, y, 1.1 * radius, width=width, light=1 - 0.2 * np.sin(2 * angle))
 
 
 def circling(turn: float, x: float, y: float, radius: float, aspect: float) -> Pose:
     angle = 2 * np.pi * turn
-    return Pose(x + 0.30 * np.cos(angle), y + 0.20 * np.sin(angle), 0.9 * radius)
+    return Pose(x + 0.24 * np.cos(angle), y + 0.16 * np.sin(angle), radius)
 
 
 def growing(turn: float, x: float, y: float, radius: float, aspect: float) -> Pose:
