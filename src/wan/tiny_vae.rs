@@ -314,6 +314,8 @@ fn decoder_layers(config: &TinyVaeConfig, vb: VarBuilder<'_>) -> Result<Vec<Laye
 #[derive(Debug)]
 pub struct TinyEncoder {
     config: TinyVaeConfig,
+    device: Device,
+    dtype: DType,
     scale: Option<LatentScale>,
     layers: Vec<Layer>,
 }
@@ -324,6 +326,8 @@ impl TinyEncoder {
         config.check()?;
         let scale = config.scale(&vb)?;
         Ok(Self {
+            device: vb.device().clone(),
+            dtype: vb.dtype(),
             layers: encoder_layers(config, vb.pp("encoder"))?,
             scale,
             config: config.clone(),
@@ -352,6 +356,7 @@ impl TinyEncoder {
             bail!("expected sides that are multiples of {stride}, got {height} x {width}")
         }
         let most = self.config.latents_at_once((height / stride, width / stride)) * per_latent;
+        let frames = frames.to_device(&self.device)?.to_dtype(self.dtype)?;
         let mut next = state.clone();
         let mut latents = Vec::new();
         for start in (0..count).step_by(most) {

@@ -337,6 +337,8 @@ fn upsamples(config: &WanVaeConfig, vb: VarBuilder<'_>) -> Result<Vec<Layer>> {
 #[derive(Debug)]
 pub struct WanEncoder {
     config: WanVaeConfig,
+    device: Device,
+    dtype: DType,
     scale: LatentScale,
     conv1: CausalConv,
     downsamples: Vec<Layer>,
@@ -352,6 +354,8 @@ impl WanEncoder {
         let (moments, widest) = (2 * config.z_dim, config.widest());
         let encoder = vb.pp("encoder");
         Ok(Self {
+            device: vb.device().clone(),
+            dtype: vb.dtype(),
             scale: LatentScale::new(&config.mean, &config.std, &vb)?,
             conv1: CausalConv::new(RGB, config.dim, encoder.pp("conv1"))?,
             downsamples: downsamples(config, encoder.pp("downsamples"))?,
@@ -386,6 +390,7 @@ impl WanEncoder {
             bail!("expected sides that are multiples of {stride}, got {height} x {width}")
         }
         let most = self.config.latents_at_once((height / stride, width / stride));
+        let frames = frames.to_device(&self.device)?.to_dtype(self.dtype)?;
         let mut next = state.clone();
         let mut latents = Vec::new();
         let mut start = 0;

@@ -68,9 +68,10 @@ impl Report {
     }
 
     pub fn sum(&self) -> String {
-        let Self { tensors, folders, worst, demand, .. } = self;
-        let worst = demand.show(*worst);
-        format!("parity: {tensors} tensors in {folders} folders, worst {}", worst.trim_start())
+        let Self { tensors, folders, worst, demand, failures } = self;
+        let (worst, failed) = (demand.show(*worst), failures.len());
+        let worst = worst.trim_start();
+        format!("parity: {tensors} tensors in {folders} folders, {failed} failed, worst {worst}")
     }
 
     pub fn is_good(&self) -> bool {

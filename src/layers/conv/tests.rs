@@ -48,6 +48,21 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
+#[test]
+fn frames_may_be_convolved_one_after_the_other() {
+    let (xs, tap) = (normal(1, &[5, 3, 7, 9]), normal(2, &[4, 3, 3, 2]));
+    let of_frame = 3 * 3 * 2 * (3 * 4); // inputs, taps, places at every other pixel
+    let whole = plain::convolved(&xs, &tap, 2, usize::MAX).unwrap();
+    assert_eq!(whole.dims(), xs.conv2d(&tap, 0, 2, 1, 1).unwrap().dims());
+    for frames in 1..6 {
+        let parts = plain::convolved(&xs, &tap, 2, frames * of_frame + 1).unwrap();
+        let difference = (&parts - &whole).unwrap().abs().unwrap().max_all().unwrap();
+        assert!(difference.to_scalar::<f32>().unwrap() < 1e-6);
+    }
+    let error = plain::convolved(&xs, &tap, 2, of_frame - 1).unwrap_err().to_string();
+    assert!(error.contains("7 x 9 pixels to 216 numbers, expected at most 215"), "{error}");
+}
+
 fn relative_difference(case: &Case) -> Result<f32> {
     let Case { kernel, channels, geometry, size, .. } = *case;
     let weight = normal(1, &[channels.1, channels.0, kernel.0, kernel.1, kernel.1]);

@@ -70,16 +70,16 @@ impl Case {
         let busy = |gpu: usize| {
             let own = |stage: &&Stage| stage.block % gpus as u64 == gpu as u64;
             let blocks = stages.iter().filter(own).count();
+            if blocks == 0 {
+                return 0.0; // it takes no part: nothing is sent to it
+            }
             self.share(blocks, seen) + self.gather(stages.len() - blocks, gpus)
         };
         (0..gpus).map(busy).fold(0.0, f64::max)
     }
 
-    /// Seconds of one GPU's blocks; it may have none.
+    /// Seconds of one GPU's blocks.
     fn share(&self, blocks: usize, seen: usize) -> f64 {
-        if blocks == 0 {
-            return 0.0;
-        }
         self.rates.forward(&self.network.forward(Load { blocks, seen, gpus: 1 }))
     }
 
@@ -122,6 +122,15 @@ pub mod tests {
         let stage = |block| Stage { block, pass: Pass::Cache };
         let stages: Vec<_> = (0..gpus as u64).map(stage).collect();
         case.tick(&stages, gpus, Past::Full, case.rules(HistoryBudget::History))
+    }
+
+    #[test]
+    fn a_gpu_that_has_no_block_waits_for_no_keys() {
+        let slow = Rates { link: 1e9, ..practical(Gpu::H100, Format::Bf16) };
+        let case = case("self-forcing-1.3b", 6, slow, 5);
+        let stages = [Stage { block: 0, pass: Pass::Cache }];
+        let tick = |gpus| case.tick(&stages, gpus, Past::Full, case.rules(HistoryBudget::History));
+        near(tick(5), tick(1), 1e-9);
     }
 
     /// performance.md 2.6: ticks at peak with 1 to 5 blocks in flight over 18 frames of the past, in
