@@ -61,7 +61,7 @@ struct State {
     soon: Option<Slot>,
     /// One that was replaced while it was encoded: shown until the newer one is ready, so that prompts that come faster
     /// than they are encoded are followed at all.
-    passing: Option<Slot>,
+    replaced: Option<Slot>,
     /// By first block.
     scheduled: BTreeMap<u64, Slot>,
     /// The first block that has not started.
@@ -161,13 +161,13 @@ impl Desk {
     /// Leaves the encoding of a job; one for a block that was replaced meanwhile is forgotten.
     pub(super) fn encoded(&self, job: &Job, embedding: Result<TextEmbedding, Cause>) {
         let mut state = self.lock();
-        let State { soon, scheduled, passing, settled, .. } = &mut *state;
+        let State { soon, scheduled, replaced, settled, .. } = &mut *state;
         let mut slots = soon.iter_mut().chain(scheduled.values_mut());
         if let Some(slot) = slots.find(|slot| slot.id == job.id) {
             slot.embedding = Some(embedding);
         } else if job.is_soon && job.id > *settled {
             let Job { id, ref text, change, .. } = *job;
-            *passing = Some(Slot { id, text: text.clone(), change, embedding: Some(embedding) });
+            *replaced = Some(Slot { id, text: text.clone(), change, embedding: Some(embedding) });
         }
         self.changed.notify_all();
     }
@@ -232,7 +232,7 @@ impl State {
         let scheduled = std::mem::replace(&mut self.scheduled, later);
         let overtakes = after > 1 && !scheduled.is_empty();
         let soon = self.soon.take_if(|slot| overtakes || slot.embedding.is_some());
-        let untimed = self.passing.take().into_iter().chain(soon).map(|slot| (slot, false));
+        let untimed = self.replaced.take().into_iter().chain(soon).map(|slot| (slot, false));
         let scheduled = scheduled.into_values().map(|slot| (slot, true));
         let due: Vec<_> = untimed.chain(scheduled).collect();
         self.settled = due.iter().map(|(slot, _)| slot.id).fold(self.settled, PromptId::max);
@@ -283,7 +283,7 @@ mod tests {
 
     /// What is shown of prompts that come faster than they are encoded.
     #[test]
-    fn a_prompt_that_was_replaced_while_it_was_encoded_is_passed_through() {
+    fn a_prompt_that_was_replaced_is_shown_until_the_newer_one_is_ready() {
         let desk = Desk::default();
         for (older, newer, length) in [("one", "three", 3.0), ("fifteen", "two", 7.0)] {
             desk.submit(older.into());

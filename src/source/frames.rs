@@ -187,10 +187,11 @@ impl BlockCascadeSrc {
         if startup == StartupPolicy::Slate && !work.has_begun && !self.can_begin(work)? {
             return self.slate(work).map(Picture::Other);
         }
-        // It may change while frames are late.
-        let policy = || lock(&self.settings).underrun_policy;
-        while policy() != UnderrunPolicy::Resync && work.number > 0 && self.is_late(work)? {
-            let policy = policy();
+        while work.number > 0 {
+            let policy = lock(&self.settings).underrun_policy; // it may change while frames are late
+            if policy == UnderrunPolicy::Resync || !self.is_late(work)? {
+                break;
+            }
             self.tell_underrun(work, policy);
             if policy == UnderrunPolicy::Repeat
                 && let Some(last) = work.last.take()

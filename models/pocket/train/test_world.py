@@ -9,8 +9,6 @@ from .attributes import KINDS, MOTIONS, Scene, is_held_out
 from .clips import FRAMES, Clip
 from .world import BLOCK, PERIOD, THICKNESS, Cut, Variation, World
 
-ASPECT = 192 / 112
-
 
 def scene(motion: str, kind: str = "heart") -> Scene:
     return Scene(kind, "red", "snow", motion, "medium", "day")
