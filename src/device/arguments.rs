@@ -1,6 +1,8 @@
 //! What kernels for GPUs are told, laid out as their sources have it; the same for those that stand in for them in
 //! tests. Addresses are those of a device, 0 where there is nothing.
 
+use candle_core::{Result, Tensor};
+
 /// Pieces of keys at most.
 pub const PIECES: usize = 64;
 
@@ -72,7 +74,7 @@ pub struct Convolution {
     pub past: u64,
     /// The frames behind those.
     pub xs: u64,
-    /// `(frames, rows, columns, outputs, inputs)`.
+    /// As [`by_windows`](Self::by_windows) or [`by_patches`](Self::by_patches) have it.
     pub weight: u64,
     /// `(outputs,)`.
     pub bias: u64,
@@ -113,8 +115,30 @@ pub struct Convolution {
 }
 
 impl Convolution {
-    /// Pixels of a block of threads.
+    /// Pixels of a block of threads, of `convolution.cu`.
     pub const PIXELS: usize = 128;
+    /// Rows, and columns, of a block of threads, of `convolution_90.cu`.
+    pub const SIDE: usize = 16;
+    /// Channels of a slice, and of 16 bytes, of `convolution_90.cu`.
+    const DEPTH: usize = 32;
+    const CHUNK: usize = 8;
+
+    /// A weight `(out, in, frames, rows, columns)` for `convolution.cu`: `(frames, rows, columns, out, in)`.
+    pub fn by_windows(weight: &Tensor) -> Result<Tensor> {
+        weight.permute((2, 3, 4, 0, 1))?.contiguous()
+    }
+
+    /// The same for `convolution_90.cu`, of which a block of threads has so many outputs: `(blocks, frames, slices,
+    /// taps, chunks, of_block, CHUNK)`, with zeros for what there is not.
+    pub fn by_patches(weight: &Tensor, of_block: usize) -> Result<Tensor> {
+        let (outputs, inputs, frames, rows, columns) = weight.dims5()?;
+        let [blocks, slices] = [outputs.div_ceil(of_block), inputs.div_ceil(Self::DEPTH)];
+        let weight = weight.pad_with_zeros(0, 0, blocks * of_block - outputs)?;
+        let weight = weight.pad_with_zeros(1, 0, slices * Self::DEPTH - inputs)?;
+        let chunks = Self::DEPTH / Self::CHUNK;
+        let sides = [blocks, of_block, slices, chunks, Self::CHUNK, frames, rows * columns];
+        weight.reshape(&sides[..])?.permute(&[0, 5, 2, 6, 3, 1, 4][..])?.contiguous()
+    }
 }
 
 /// Of `rows.cu`.

@@ -38,10 +38,28 @@ const CASES: [Case; 6] = [
     case(40, 1, 128, &[192], 2),
 ];
 
+/// Whole tiles and parts of them, in one piece and in several, all stages and more tiles than stages.
+const CASES_90: [Case; 5] = [
+    case(5, 2, 128, &[3], 9),
+    case(128, 1, 128, &[77, 1], 435),
+    case(200, 2, 128, &[128, 0, 100, 37], 1),
+    case(70, 1, 128, &[300, 212], 2),
+    case(64, 1, 128, &[130, 700], 1),
+];
+
 #[test]
 fn attention_is_the_plain_one() {
-    let kernel = compiled("attention");
-    for (number, case) in CASES.iter().enumerate() {
+    is_the_plain_one("attention", &CASES);
+}
+
+#[test]
+fn attention_of_warpgroups_is_the_plain_one() {
+    is_the_plain_one("attention_90", &CASES_90);
+}
+
+fn is_the_plain_one(kernel: &str, cases: &[Case]) {
+    let kernel = compiled(kernel);
+    for (number, case) in cases.iter().enumerate() {
         let [q, k, v] = case.tensors();
         let keys = case.keys(&k, &v);
         let expected = attend(&q, &keys, case.last_count).unwrap();

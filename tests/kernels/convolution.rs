@@ -1,14 +1,15 @@
 //! Convolution.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
 use gstblockcascade::device::arguments::Convolution;
 use gstblockcascade::layers::conv::{Activation, Conv, Geometry};
-use half::bf16;
+use half::{bf16, f16};
 use libloading::Library;
 
-use crate::{address, assert_close, bf16s, compiled, randn, run_both_ways};
+use crate::{Number, address, assert_close, compiled, numbers, randn, run_both_ways};
 
 /// A convolution of some frames behind some others.
+#[derive(Clone)]
 struct Case {
     /// Outputs, inputs, frames, rows, columns.
     kernel: [usize; 5],
@@ -52,15 +53,50 @@ fn cases() -> [Case; 7] {
     ]
 }
 
+/// Parts of a frame and several of them, with the frame's sides in and outside of a square.
+fn cases_of_patches() -> [Case; 6] {
+    let [_, wide, thin, enlarged, _, in_time, _] = cases();
+    [
+        Case { of_block: 64, ..cases()[0].clone() },
+        Case { xs: [3, 17, 9], ..wide },
+        Case { of_block: 8, xs: [2, 6, 33], ..thin },
+        Case { xs: [1, 9, 7], ..enlarged },
+        Case { xs: [2, 4, 18], ..in_time },
+        Case { has_residual: true, of_block: 64, ..cases()[0].clone() },
+    ]
+}
+
 #[test]
 fn convolution_is_that_of_the_cpu() {
-    let kernel = compiled("convolution");
-    for (number, case) in cases().iter().enumerate() {
+    is_that_of_the_cpu::<bf16>(Layout::Windows, &cases());
+    is_that_of_the_cpu::<f16>(Layout::Windows, &cases());
+}
+
+#[test]
+fn convolution_of_warpgroups_is_that_of_the_cpu() {
+    is_that_of_the_cpu::<bf16>(Layout::Patches, &cases_of_patches());
+    is_that_of_the_cpu::<f16>(Layout::Patches, &cases_of_patches());
+}
+
+/// What a block of threads computes from.
+#[derive(Clone, Copy, Debug)]
+enum Layout {
+    Windows,
+    Patches,
+}
+
+fn is_that_of_the_cpu<T: Number>(layout: Layout, cases: &[Case]) {
+    let kernel = compiled(match layout {
+        Layout::Windows => "convolution",
+        Layout::Patches => "convolution_90",
+    });
+    for (number, case) in cases.iter().enumerate() {
         for activation in [Activation::Identity, Activation::Relu] {
             let inputs = case.inputs();
             let expected = inputs.expected(case, activation);
-            let got = case.run(&kernel, &inputs, &expected, activation);
-            assert_close(&got, &expected, &format!("case {number}, {activation:?}"));
+            let got = case.run::<T>((&kernel, layout), &inputs, &expected, activation);
+            let what = format!("{:?} {layout:?}, case {number}, {activation:?}", T::DTYPE);
+            assert_close(&got, &expected, &what);
         }
     }
 }
@@ -98,17 +134,20 @@ impl Case {
         }
     }
 
-    fn run(
+    fn run<T: Number>(
         &self,
-        kernel: &Library,
+        (kernel, layout): (&Library, Layout),
         inputs: &Inputs,
         expected: &Tensor,
         activation: Activation,
-    ) -> Vec<bf16> {
-        let weight = bf16s(&inputs.weight.permute((2, 3, 4, 0, 1)).unwrap());
-        let [bias, xs] = [&inputs.bias, &inputs.xs].map(bf16s);
-        let [past, residual] = [&inputs.past, &inputs.residual].map(|x| x.as_ref().map(bf16s));
-        let pointer = |x: &Option<Vec<bf16>>| x.as_ref().map_or(0, |x| address(x));
+    ) -> Vec<T> {
+        let weight = numbers::<T>(&match layout {
+            Layout::Windows => Convolution::by_windows(&inputs.weight).unwrap(),
+            Layout::Patches => Convolution::by_patches(&inputs.weight, self.of_block).unwrap(),
+        });
+        let [bias, xs] = [&inputs.bias, &inputs.xs].map(numbers::<T>);
+        let [past, residual] = [&inputs.past, &inputs.residual].map(|x| x.as_ref().map(numbers));
+        let pointer = |x: &Option<Vec<T>>| x.as_ref().map_or(0, |x| address(x));
         let arguments = Convolution {
             past: pointer(&past),
             xs: address(&xs),
@@ -118,18 +157,29 @@ impl Case {
             is_relu: (activation == Activation::Relu).into(),
             ..self.sizes(&inputs.xs, expected)
         };
-        let pixels = expected.elem_count() / self.kernel[0];
-        let grid = [pixels.div_ceil(Convolution::PIXELS), self.kernel[0].div_ceil(self.of_block)];
-        let [columns, rows] = grid.map(|blocks| blocks as i32);
+        let [columns, rows] = self.grid(layout, expected).map(|blocks| blocks as i32);
         run_both_ways(expected.elem_count(), |out, is_late| {
-            type Run = unsafe extern "C" fn(*const Convolution, i32, i32, i32, bool);
+            type Run = unsafe extern "C" fn(*const Convolution, i32, i32, i32, bool, bool);
             let arguments = Convolution { out, ..arguments };
+            let (outputs, is_f16) = (self.of_block as i32, T::DTYPE == DType::F16);
             // SAFETY: so `convolution.cpp` has it, and all that the arguments point to outlives the call.
             unsafe {
                 let run = kernel.get::<Run>(b"run_convolution").unwrap();
-                run(&arguments, columns, rows, self.of_block as i32, is_late);
+                run(&arguments, columns, rows, outputs, is_f16, is_late);
             }
         })
+    }
+
+    /// As device/kernels/convolution.rs has it.
+    fn grid(&self, layout: Layout, expected: &Tensor) -> [usize; 2] {
+        let (frames, height, width, outputs) = expected.dims4().unwrap();
+        let parts = match layout {
+            Layout::Windows => (frames * height * width).div_ceil(Convolution::PIXELS),
+            Layout::Patches => {
+                frames * height.div_ceil(Convolution::SIDE) * width.div_ceil(Convolution::SIDE)
+            }
+        };
+        [parts, outputs.div_ceil(self.of_block)]
     }
 
     /// All but the numbers themselves.

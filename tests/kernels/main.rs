@@ -8,11 +8,12 @@ mod convolution;
 mod rows;
 
 use std::cell::RefCell;
+use std::fmt::Debug;
 use std::path::Path;
 use std::process::Command;
 
-use candle_core::{DType, Device, Tensor};
-use half::bf16;
+use candle_core::{DType, Device, Tensor, WithDType};
+use half::{bf16, f16};
 use libloading::Library;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -47,8 +48,25 @@ fn address<T>(numbers: &[T]) -> u64 {
     numbers.as_ptr() as u64
 }
 
+/// Of 16 bits.
+trait Number: WithDType + Debug + Into<f32> {
+    const NAN: Self;
+}
+
+impl Number for bf16 {
+    const NAN: Self = bf16::NAN;
+}
+
+impl Number for f16 {
+    const NAN: Self = f16::NAN;
+}
+
+fn numbers<T: Number>(x: &Tensor) -> Vec<T> {
+    x.to_dtype(T::DTYPE).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
 fn bf16s(x: &Tensor) -> Vec<bf16> {
-    x.to_dtype(DType::BF16).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    numbers(x)
 }
 
 /// Each number but for its own rounding: of sums of a few numbers in f32.
@@ -63,20 +81,21 @@ fn assert_rounded(got: &[bf16], expected: &Tensor, what: &str) {
 }
 
 /// A hundredth of the largest is what bf16 leaves to chance.
-fn assert_close(got: &[bf16], expected: &Tensor, what: &str) {
+fn assert_close<T: Number>(got: &[T], expected: &Tensor, what: &str) {
     let expected = expected.flatten_all().unwrap().to_vec1::<f32>().unwrap();
     assert_eq!(got.len(), expected.len(), "{what}");
     let largest = expected.iter().fold(0f32, |largest, x| largest.max(x.abs()));
     for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
-        let difference = (got.to_f32() - expected).abs();
+        let got: f32 = (*got).into();
+        let difference = (got - expected).abs();
         assert!(difference <= 0.01 * largest, "{what}: number {i} is {got}, expected {expected}");
     }
 }
 
 /// Runs a kernel with copies that arrive at once, and with late ones: the result must be the same.
-fn run_both_ways(len: usize, run: impl Fn(u64, bool)) -> Vec<bf16> {
+fn run_both_ways<T: Number>(len: usize, run: impl Fn(u64, bool)) -> Vec<T> {
     let [soon, late] = [false, true].map(|is_late| {
-        let mut out = vec![bf16::NAN; len];
+        let mut out = vec![T::NAN; len];
         run(out.as_mut_ptr() as u64, is_late);
         out
     });

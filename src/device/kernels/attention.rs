@@ -1,4 +1,4 @@
-//! Attention in bf16: `attention.cu`.
+//! Attention in bf16: `attention.cu`, and `attention_90.cu` where it runs.
 #![allow(unsafe_code)] // says how its arguments are laid out
 
 use candle_core::backend::BackendStorage;
@@ -7,16 +7,22 @@ use candle_core::cuda_backend::cudarc::driver::{DevicePtrMut, DeviceRepr};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use half::bf16;
 
-use super::{Launch, place, place_on};
+use super::{Launch, THREADS, THREADS_90, is_hopper, place, place_on};
 use crate::device::arguments::{self, PIECES};
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"));
+const PTX_90: &str = include_str!(concat!(env!("OUT_DIR"), "/attention_90.ptx"));
 
 /// As the kernel has them: widths of a head, and keys of a tile.
 const WIDTHS: [usize; 3] = [32, 64, 128];
 const KEYS: usize = 64;
 /// Tiles in shared memory: two of keys, two of values.
 const TILES: usize = 4;
+/// As the other kernel has them: the width, keys of a tile, tiles, the queries among them, and barriers.
+const WIDTH_90: usize = 128;
+const KEYS_90: usize = 128;
+const TILES_90: usize = 7;
+const BARRIERS_90: usize = 13;
 
 /// Softmax attention of `(1, queries, heads, width)` over keys and values in pieces, shaped likewise; the last
 /// key stands for `last_count` equal ones.
@@ -84,18 +90,30 @@ impl CustomOp1 for Attention {
         arguments.q = place_on::<bf16>(q, layout, &stream, &mut in_use)?;
         let (address, out_in_use) = out.device_ptr_mut(&stream);
         arguments.out = address;
-        launch(heads, width, queries).run(device, &arguments)?;
+        launch(heads, width, queries, is_hopper(device)?).run(device, &arguments)?;
         drop((in_use, out_in_use));
         Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), layout.shape().clone()))
     }
 }
 
 /// A block of threads for some queries of each head.
-fn launch(heads: usize, width: usize, queries: usize) -> Launch {
+fn launch(heads: usize, width: usize, queries: usize, is_hopper: bool) -> Launch {
+    let grid = (queries.div_ceil(arguments::Attention::QUERIES) as u32, heads as u32);
+    if is_hopper && width == WIDTH_90 {
+        let numbers = TILES_90 * KEYS_90 * width;
+        return Launch {
+            module: ("attention_90", PTX_90),
+            function: "attention_90".to_owned(),
+            grid,
+            threads: THREADS_90,
+            shared_bytes: (numbers * size_of::<bf16>() + BARRIERS_90 * size_of::<u64>()) as u32,
+        };
+    }
     Launch {
         module: ("attention", PTX),
         function: format!("attention_{width}"),
-        grid: (queries.div_ceil(arguments::Attention::QUERIES) as u32, heads as u32),
+        grid,
+        threads: THREADS,
         shared_bytes: (TILES * KEYS * width * size_of::<bf16>()) as u32,
     }
 }

@@ -1,7 +1,7 @@
 // A convolution over (frames, height, width, channels), as a product that reads its windows in place: no copy is
 // made that is padded, enlarged or unfolded. A block of threads computes some pixels of some outputs; products of
 // windows and weights come by slices of some channels of one tap, several on their way at once. Numbers are
-// bf16, sums f32. What a window has outside of the frame is zeros that are never read.
+// bf16 or f16, sums f32. What a window has outside of the frame is zeros that are never read.
 #include "warp.cuh"
 
 constexpr int WARPS = 8;
@@ -13,16 +13,16 @@ constexpr int CHUNK = 8;  // numbers of 16 bytes
 constexpr int CHUNKS = DEPTH / CHUNK;
 constexpr int ROWS = THREADS / CHUNKS; // of a tile, fetched at once
 
-typedef unsigned short bf16;
+typedef unsigned short number; // of 16 bits
 
 // As device/arguments.rs has it.
 struct Arguments {
-    const bf16* past;     // (frames, height, width, inputs)
-    const bf16* xs;       // the frames behind those
-    const bf16* weight;   // (taps, outputs, inputs), taps by frame, row, column
-    const bf16* bias;     // (outputs)
-    const bf16* residual; // as out, or nothing
-    bf16* out;            // (frames, height, width, outputs)
+    const number* past;     // (frames, height, width, inputs)
+    const number* xs;       // the frames behind those
+    const number* weight;   // (taps, outputs, inputs), taps by frame, row, column
+    const number* bias;     // (outputs)
+    const number* residual; // as out, or nothing
+    number* out;           // (frames, height, width, outputs)
     int zeros, past_frames; // frames of zeros before the past, frames of the past
     int height, width, inputs; // of a frame that comes in
     int out_frames, out_height, out_width, outputs;
@@ -66,7 +66,7 @@ struct Pixel {
     }
 
     // What it sees through a tap; nothing where that is zeros.
-    __device__ const bf16* seen(const Arguments& a, const Slice& slice) const {
+    __device__ const number* seen(const Arguments& a, const Slice& slice) const {
         int from = frame * a.frame_stride + slice.frame - a.zeros;
         int up = y * a.stride + slice.row - a.padding, left = x * a.stride + slice.column - a.padding;
         if (!is_one || from < 0 || up < 0 || left < 0) return nullptr;
@@ -86,10 +86,10 @@ __device__ void fetch(uint4* windows, const Arguments& a, const Pixel (&pixels)[
     bool is_channel = channel < a.inputs;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-        const bf16* seen = is_channel ? pixels[i].seen(a, slice) : nullptr;
+        const number* seen = is_channel ? pixels[i].seen(a, slice) : nullptr;
         copy_later(windows + place(first + i * ROWS, chunk), seen ? seen + channel : a.xs, seen);
     }
-    const bf16* tap = a.weight + (long long)slice.tap(a) * a.outputs * a.inputs;
+    const number* tap = a.weight + (long long)slice.tap(a) * a.outputs * a.inputs;
 #pragma unroll
     for (int row = first; row < OUTPUTS; row += ROWS) {
         int output = blockIdx.y * OUTPUTS + row;
@@ -99,7 +99,7 @@ __device__ void fetch(uint4* windows, const Arguments& a, const Pixel (&pixels)[
 }
 
 // Sums of 32 pixels and half of a block's outputs, those of this warp.
-template <int OUTPUTS>
+template <typename Number, int OUTPUTS>
 struct Sums {
     static constexpr int TILES = OUTPUTS / 16;
     float of[2][TILES][4] = {};
@@ -121,8 +121,8 @@ struct Sums {
                 load_matrices(b, weights + place(output, 2 * k + lane / 8 % 2));
 #pragma unroll
                 for (int m = 0; m < 2; ++m) {
-                    multiply_add(of[m][n], a[m], b[0], b[1]);
-                    multiply_add(of[m][n + 1], a[m], b[2], b[3]);
+                    Number::multiply_add(of[m][n], a[m], b[0], b[1]);
+                    Number::multiply_add(of[m][n + 1], a[m], b[2], b[3]);
                 }
             }
         }
@@ -148,22 +148,22 @@ struct Sums {
     __device__ static void put(const Arguments& a, long long pixel, int output, float first, float second) {
         long long at = pixel * a.outputs + output;
         if (a.outputs % 2 == 0 && output < a.outputs) {
-            *reinterpret_cast<unsigned*>(a.out + at) = pack(finish(a, at, output, first), finish(a, at + 1, output + 1, second));
+            *reinterpret_cast<unsigned*>(a.out + at) = Number::pack(finish(a, at, output, first), finish(a, at + 1, output + 1, second));
             return;
         }
-        if (output < a.outputs) a.out[at] = pack(finish(a, at, output, first), 0);
-        if (output + 1 < a.outputs) a.out[at + 1] = pack(finish(a, at + 1, output + 1, second), 0);
+        if (output < a.outputs) a.out[at] = Number::pack(finish(a, at, output, first), 0);
+        if (output + 1 < a.outputs) a.out[at + 1] = Number::pack(finish(a, at + 1, output + 1, second), 0);
     }
 
     __device__ static float finish(const Arguments& a, long long at, int output, float sum) {
-        sum += widen(a.bias[output]);
-        if (a.residual) sum += widen(a.residual[at]);
+        sum += Number::widen(a.bias[output]);
+        if (a.residual) sum += Number::widen(a.residual[at]);
         return a.is_relu && sum < 0 ? 0 : sum;
     }
 };
 
 // A block of threads for PIXELS pixels (x) and OUTPUTS outputs (y).
-template <int OUTPUTS>
+template <typename Number, int OUTPUTS>
 __device__ void convolve(const Arguments& a) {
     constexpr int PLACE = (PIXELS + OUTPUTS) * CHUNKS; // of a slice, in 16 bytes
     SHARED(uint4, shared);
@@ -176,7 +176,7 @@ __device__ void convolve(const Arguments& a) {
         close_group();
     };
     for (int number = 0; number < SLICES - 1; ++number) begin(number);
-    Sums<OUTPUTS> sums;
+    Sums<Number, OUTPUTS> sums;
     int slices = a.taps[0] * a.taps[1] * a.taps[2] * ((a.inputs + DEPTH - 1) / DEPTH);
     for (int number = 0; number < slices; ++number) {
         wait_for_groups<SLICES - 2>();
@@ -188,13 +188,17 @@ __device__ void convolve(const Arguments& a) {
     sums.store(a);
 }
 
-#define CONVOLUTION(OUTPUTS)                                                                                \
-    extern "C" __global__ void __launch_bounds__(THREADS) convolution_##OUTPUTS(                          \
+#define CONVOLUTION(Number, name, OUTPUTS)                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS) convolution_##name##_##OUTPUTS(                 \
         const __grid_constant__ Arguments arguments) {                                                    \
-        convolve<OUTPUTS>(arguments);                                                                     \
+        convolve<Number, OUTPUTS>(arguments);                                                             \
     }
 
-CONVOLUTION(32)
-CONVOLUTION(64)
-CONVOLUTION(96)
-CONVOLUTION(128)
+CONVOLUTION(Bf16, bf16, 32)
+CONVOLUTION(Bf16, bf16, 64)
+CONVOLUTION(Bf16, bf16, 96)
+CONVOLUTION(Bf16, bf16, 128)
+CONVOLUTION(F16, f16, 32)
+CONVOLUTION(F16, f16, 64)
+CONVOLUTION(F16, f16, 96)
+CONVOLUTION(F16, f16, 128)

@@ -1,16 +1,17 @@
-//! Convolutions in bf16: `convolution.cu`.
+//! Convolutions in bf16 and f16: `convolution.cu`, and `convolution_90.cu` where it runs.
 #![allow(unsafe_code)] // says how its arguments are laid out
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::CudaStorage;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtrMut, DeviceRepr};
-use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
-use half::bf16;
+use candle_core::cuda_backend::{CudaDType, CudaStorage};
+use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
+use half::{bf16, f16};
 
-use super::{Launch, place, place_on};
+use super::{Launch, THREADS, THREADS_90, is_hopper, place, place_on};
 use crate::device::arguments;
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/convolution.ptx"));
+const PTX_90: &str = include_str!(concat!(env!("OUT_DIR"), "/convolution_90.ptx"));
 
 /// As the kernel has them: numbers that are read at once, channels of a slice, slices on their way at once, and
 /// outputs of a block of threads, of which the first that leave little over are taken.
@@ -18,36 +19,72 @@ const CHUNK: usize = 8;
 const DEPTH: usize = 32;
 const SLICES: usize = 4;
 const OUTPUTS: [usize; 4] = [96, 128, 64, 32];
+/// As the other kernel has them: stages, pixels of a patch with what is around it, taps of a frame at most, barriers,
+/// and outputs of a block of threads.
+const STAGES_90: usize = 2;
+const PATCH_90: usize = (arguments::Convolution::SIDE + 2) * (arguments::Convolution::SIDE + 2);
+const TAPS_90: usize = 9;
+const BARRIERS_90: usize = 4;
+const OUTPUTS_90: [usize; 4] = [96, 128, 64, 8];
 
-/// Whether the kernel knows a convolution of `(outputs, inputs, frames, rows, columns)`.
-pub fn knows_convolution(weight: &Tensor, enlarge: usize) -> Result<bool> {
-    let (_, inputs, ..) = weight.dims5()?;
-    let is_known = weight.device().is_cuda() && weight.dtype() == DType::BF16;
-    Ok(is_known && inputs.is_multiple_of(CHUNK) && enlarge <= 2)
+/// A weight, laid out for a kernel.
+#[derive(Debug)]
+pub enum ConvWeight {
+    /// For `convolution.cu`.
+    ByWindows(Tensor),
+    /// For `convolution_90.cu`, with the outputs of a block of threads.
+    ByPatches(Tensor, usize),
+}
+
+impl ConvWeight {
+    fn tensor(&self) -> &Tensor {
+        match self {
+            Self::ByWindows(weight) | Self::ByPatches(weight, _) => weight,
+        }
+    }
+}
+
+/// Lays out a weight `(outputs, inputs, frames, rows, columns)` where a kernel knows the convolution; `is_dense`
+/// where its windows are next to each other.
+pub fn lay_out(weight: &Tensor, enlarge: usize, is_dense: bool) -> Result<Option<ConvWeight>> {
+    let (outputs, inputs, _, rows, columns) = weight.dims5()?;
+    let Device::Cuda(device) = weight.device() else { return Ok(None) };
+    let is_known = matches!(weight.dtype(), DType::BF16 | DType::F16);
+    if !is_known || !inputs.is_multiple_of(CHUNK) || enlarge > 2 {
+        return Ok(None);
+    }
+    if is_dense && [(1, 1), (3, 3)].contains(&(rows, columns)) && is_hopper(device)? {
+        let of_block = of_block(OUTPUTS_90, outputs);
+        let weight = arguments::Convolution::by_patches(weight, of_block)?;
+        return Ok(Some(ConvWeight::ByPatches(weight, of_block)));
+    }
+    arguments::Convolution::by_windows(weight).map(ConvWeight::ByWindows).map(Some)
 }
 
 /// Convolves `xs`, `(frames, height, width, inputs)`, with a weight, its bias, behind a past, to which a residual
 /// is added; `arguments` has no addresses yet.
 pub fn convolve(
     xs: &Tensor,
-    others: [Option<&Tensor>; 4],
+    weight: &ConvWeight,
+    others: [Option<&Tensor>; 3],
     arguments: arguments::Convolution,
 ) -> Result<Tensor> {
-    let [weight, bias, past, residual] = others.map(|x| x.map(Tensor::contiguous).transpose());
-    let op = Convolve { others: [weight?, bias?, past?, residual?], arguments };
+    let [bias, past, residual] = others.map(|x| x.map(Tensor::contiguous).transpose());
+    let op = Convolve { weight, others: [bias?, past?, residual?], arguments };
     xs.contiguous()?.apply_op1_no_bwd(&op)
 }
 
-struct Convolve {
-    /// Weight, bias, past, residual.
-    others: [Option<Tensor>; 4],
+struct Convolve<'a> {
+    weight: &'a ConvWeight,
+    /// Bias, past, residual.
+    others: [Option<Tensor>; 3],
     arguments: arguments::Convolution,
 }
 
 // SAFETY: numbers and addresses, laid out as the kernel has them.
 unsafe impl DeviceRepr for arguments::Convolution {}
 
-impl CustomOp1 for Convolve {
+impl CustomOp1 for Convolve<'_> {
     fn name(&self) -> &'static str {
         "convolution"
     }
@@ -57,40 +94,86 @@ impl CustomOp1 for Convolve {
     }
 
     fn cuda_fwd(&self, xs: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
+        match xs.dtype() {
+            DType::F16 => self.forward::<f16>(xs, layout, "f16"),
+            _ => self.forward::<bf16>(xs, layout, "bf16"),
+        }
+    }
+}
+
+impl Convolve<'_> {
+    fn forward<T: CudaDType + DeviceRepr + 'static>(
+        &self,
+        xs: &CudaStorage,
+        layout: &Layout,
+        numbers: &str,
+    ) -> Result<(CudaStorage, Shape)> {
         let (device, stream) = (xs.device(), xs.device().cuda_stream());
         let mut arguments = self.arguments;
         let arguments::Convolution { out_frames, out_height, out_width, outputs, .. } = arguments;
         let shape = [out_frames, out_height, out_width, outputs].map(|side| side as usize);
-        let shape = Shape::from(&shape[..]);
         // SAFETY: the kernel writes all of it.
-        let mut out = unsafe { device.alloc::<bf16>(shape.elem_count())? };
-        let stored = self.others.each_ref().map(|x| x.as_ref().map(Tensor::storage_and_layout));
+        let mut out = unsafe { device.alloc::<T>(shape.iter().product())? };
+        let weight = self.weight.tensor().storage_and_layout();
+        let others = self.others.each_ref().map(|x| x.as_ref().map(Tensor::storage_and_layout));
         let mut in_use = Vec::new(); // until the kernel is queued
-        let arguments::Convolution { weight, bias, past, residual, .. } = &mut arguments;
-        for (address, stored) in [weight, bias, past, residual].into_iter().zip(&stored) {
+        arguments.weight = place::<T>(&weight.0, weight.1, &stream, &mut in_use)?;
+        let arguments::Convolution { bias, past, residual, .. } = &mut arguments;
+        for (address, stored) in [bias, past, residual].into_iter().zip(&others) {
             if let Some((storage, layout)) = stored {
-                *address = place::<bf16>(storage, layout, &stream, &mut in_use)?;
+                *address = place::<T>(storage, layout, &stream, &mut in_use)?;
             }
         }
-        arguments.xs = place_on::<bf16>(xs, layout, &stream, &mut in_use)?;
+        arguments.xs = place_on::<T>(xs, layout, &stream, &mut in_use)?;
         let (address, out_in_use) = out.device_ptr_mut(&stream);
         arguments.out = address;
-        launch(shape.elem_count(), outputs as usize).run(device, &arguments)?;
+        self.launch(shape, numbers).run(device, &arguments)?;
         drop((in_use, out_in_use));
-        Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), shape))
+        Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), Shape::from(&shape[..])))
+    }
+
+    fn launch(&self, shape: [usize; 4], numbers: &str) -> Launch {
+        match self.weight {
+            ConvWeight::ByWindows(_) => by_windows(shape, numbers),
+            ConvWeight::ByPatches(_, of_block) => by_patches(shape, *of_block, numbers),
+        }
     }
 }
 
-/// A block of threads for some pixels and some outputs; `count` numbers come out.
-fn launch(count: usize, outputs: usize) -> Launch {
+/// Of sizes that a block of threads may have, the one that wastes least.
+fn of_block(sizes: [usize; 4], outputs: usize) -> usize {
     let wasted = |of_block: &usize| outputs.next_multiple_of(*of_block) - outputs;
-    let of_block = OUTPUTS.into_iter().min_by_key(wasted).unwrap_or(OUTPUTS[0]);
-    let columns = (count / outputs).div_ceil(arguments::Convolution::PIXELS);
+    sizes.into_iter().min_by_key(wasted).unwrap_or(sizes[0])
+}
+
+/// A block of threads for some pixels and some outputs; `(frames, height, width, outputs)` come out.
+fn by_windows([frames, height, width, outputs]: [usize; 4], numbers: &str) -> Launch {
+    let of_block = of_block(OUTPUTS, outputs);
     let pixels = arguments::Convolution::PIXELS;
+    let columns = (frames * height * width).div_ceil(pixels);
     Launch {
         module: ("convolution", PTX),
-        function: format!("convolution_{of_block}"),
+        function: format!("convolution_{numbers}_{of_block}"),
         grid: (columns as u32, outputs.div_ceil(of_block) as u32),
+        threads: THREADS,
         shared_bytes: (SLICES * (pixels + of_block) * DEPTH * size_of::<bf16>()) as u32,
+    }
+}
+
+/// A block of threads for a square of a frame and some outputs.
+fn by_patches(
+    [frames, height, width, outputs]: [usize; 4],
+    of_block: usize,
+    numbers: &str,
+) -> Launch {
+    let [rows, columns] = [height, width].map(|side| side.div_ceil(arguments::Convolution::SIDE));
+    let slice = (PATCH_90 + TAPS_90 * of_block) * DEPTH * size_of::<bf16>();
+    let others = PATCH_90 * size_of::<i32>() + BARRIERS_90 * size_of::<u64>();
+    Launch {
+        module: ("convolution_90", PTX_90),
+        function: format!("convolution_90_{numbers}_{of_block}"),
+        grid: ((frames * rows * columns) as u32, outputs.div_ceil(of_block) as u32),
+        threads: THREADS_90,
+        shared_bytes: (STAGES_90 * slice + others) as u32,
     }
 }

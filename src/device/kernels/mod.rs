@@ -14,11 +14,14 @@ use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
 use candle_core::{Layout, Result, Storage, bail};
 
 pub use self::attention::attention;
-pub use self::convolution::{convolve, knows_convolution};
+pub use self::convolution::{ConvWeight, convolve, lay_out};
 pub use self::rows::{add_bias, gate, modulate, norm_rotate, norm_silu};
 
-/// Threads of a block, in every kernel.
+/// Threads of a block, in kernels for all GPUs and in those for warpgroups.
 const THREADS: u32 = 256;
+const THREADS_90: u32 = 384;
+/// GPUs that have warpgroups as `hopper.cuh` has them, as major and minor version: no others, older or newer.
+const HOPPER: (i32, i32) = (9, 0);
 
 /// A function of a file of kernels, and how it is started.
 struct Launch {
@@ -27,6 +30,8 @@ struct Launch {
     function: String,
     /// Blocks of threads.
     grid: (u32, u32),
+    /// Of a block.
+    threads: u32,
     /// Memory that each block shares.
     shared_bytes: u32,
 }
@@ -39,7 +44,7 @@ impl Launch {
         function.set_attribute(most, self.shared_bytes as i32).w()?;
         let config = LaunchConfig {
             grid_dim: (self.grid.0, self.grid.1, 1),
-            block_dim: (THREADS, 1, 1),
+            block_dim: (self.threads, 1, 1),
             shared_mem_bytes: self.shared_bytes,
         };
         let mut builder = function.builder();
@@ -47,6 +52,10 @@ impl Launch {
         // SAFETY: the arguments are the kernel's, and what they point to is in use by the stream.
         unsafe { builder.launch(config) }.w().map(drop)
     }
+}
+
+fn is_hopper(device: &CudaDevice) -> Result<bool> {
+    Ok(device.cuda_stream().context().compute_capability().w()? == HOPPER)
 }
 
 /// What is kept in use until a kernel is queued.

@@ -7,7 +7,7 @@ use candle_core::cuda_backend::cudarc::driver::{DevicePtrMut, DeviceRepr};
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
 use half::bf16;
 
-use super::{Launch, place, place_on};
+use super::{Launch, THREADS, place, place_on};
 use crate::device::arguments;
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/rows.ptx"));
@@ -121,7 +121,8 @@ impl CustomOp1 for Named {
         arguments.out = address;
         let grid = ((count / arguments.width as usize).div_ceil(arguments::Rows::WARPS) as u32, 1);
         let (module, function) = (("rows", PTX), self.function.to_owned());
-        Launch { module, function, grid, shared_bytes: 0 }.run(device, &arguments)?;
+        Launch { module, function, grid, threads: THREADS, shared_bytes: 0 }
+            .run(device, &arguments)?;
         drop((in_use, out_in_use));
         Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), layout.shape().clone()))
     }

@@ -62,6 +62,37 @@ __device__ inline float power_of_two(float x) {
     return y;
 }
 
+// What numbers of 16 bits a kernel computes with: how two floats become two, how one becomes a float, and
+// multiply_add() of them.
+struct Bf16 {
+    __device__ static unsigned pack(float low, float high) { return ::pack(low, high); }
+    __device__ static float widen(unsigned short number) { return ::widen(number); }
+    __device__ static void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+        ::multiply_add(sum, a, b0, b1);
+    }
+};
+
+struct F16 {
+    __device__ static unsigned pack(float low, float high) {
+        unsigned both;
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+        return both;
+    }
+
+    __device__ static float widen(unsigned short number) {
+        float wide;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(wide) : "h"(number));
+        return wide;
+    }
+
+    __device__ static void multiply_add(float (&sum)[4], const unsigned (&a)[4], unsigned b0, unsigned b1) {
+        asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
+                     "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                     : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+                     : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+    }
+};
+
 // The value of the lane whose number differs in the bits of `mask`.
 __device__ inline float exchange(float value, int mask) { return __shfl_xor_sync(0xffffffff, value, mask); }
 

@@ -3,7 +3,7 @@
 //! A convolution never sees the future: output frame `t` looks at input frames up to `t`, and what it
 //! needs of the frames before this call is handed in as `past`. Three paths compute the same: `plain`
 //! is made of candle's operators, runs anywhere and is the specification; `direct` serves f32
-//! on the CPU, `on_gpu` bf16 on a GPU. Which of them is settled at load.
+//! on the CPU, `on_gpu` bf16 and f16 on a GPU. Which of them is settled at load.
 
 mod direct;
 mod on_gpu;
@@ -17,7 +17,7 @@ use candle_core::{Result, Tensor, bail};
 use self::packed::Packed;
 
 use super::simd::is_host_f32;
-use crate::device::kernels;
+use crate::device::kernels::{self, ConvWeight};
 
 /// How the kernel moves over its input; the same in both spatial directions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,8 +76,8 @@ enum Kernel {
     Plain(Vec<Tensor>),
     /// Laid out for the path that reads windows in place.
     Direct(Packed),
-    /// Laid out for the kernel that does so.
-    OnGpu(Tensor),
+    /// Laid out for a kernel that does so.
+    OnGpu(ConvWeight),
 }
 
 /// Sizes of a kernel.
@@ -101,12 +101,7 @@ struct Input<'a> {
 impl Conv {
     /// From a PyTorch kernel, `(out, in, frames, rows, columns)`, and its bias, `(out,)`.
     pub fn new(weight: &Tensor, bias: Option<&Tensor>, geometry: Geometry) -> Result<Self> {
-        let kernel = match is_host_f32(weight) {
-            true => direct,
-            false if kernels::knows_convolution(weight, geometry.enlarge)? => on_gpu,
-            false => plain,
-        };
-        Self::with_kernel(weight, bias, geometry, kernel)
+        Self::with_kernel(weight, bias, geometry, fastest)
     }
 
     fn with_kernel(
@@ -221,8 +216,15 @@ fn direct(weight: &Tensor, geometry: &Geometry) -> Result<Kernel> {
     Packed::new(weight, geometry).map(Kernel::Direct)
 }
 
-fn on_gpu(weight: &Tensor, _: &Geometry) -> Result<Kernel> {
-    on_gpu::packed(weight).map(Kernel::OnGpu)
+fn fastest(weight: &Tensor, geometry: &Geometry) -> Result<Kernel> {
+    if is_host_f32(weight) {
+        return direct(weight, geometry);
+    }
+    let is_dense = (geometry.stride, geometry.frame_stride) == (1, 1);
+    match kernels::lay_out(weight, geometry.enlarge, is_dense)? {
+        Some(weight) => Ok(Kernel::OnGpu(weight)),
+        None => plain(weight, geometry),
+    }
 }
 
 fn plain(weight: &Tensor, _: &Geometry) -> Result<Kernel> {

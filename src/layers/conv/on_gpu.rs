@@ -1,25 +1,20 @@
-//! bf16 on a GPU, by a kernel that reads windows in place.
+//! bf16 and f16 on a GPU, by a kernel that reads windows in place.
 
 use candle_core::{Result, Tensor};
 
 use super::{Activation, Conv, Extent, Input};
 use crate::device::arguments::Convolution;
-use crate::device::kernels;
-
-/// `(out, in, frames, rows, columns)` to `(frames, rows, columns, out, in)`.
-pub(super) fn packed(weight: &Tensor) -> Result<Tensor> {
-    weight.permute((2, 3, 4, 0, 1))?.contiguous()
-}
+use crate::device::kernels::{self, ConvWeight};
 
 pub(super) fn forward(
     conv: &Conv,
-    weight: &Tensor,
+    weight: &ConvWeight,
     input: Input<'_>,
     extent: &Extent,
 ) -> Result<Tensor> {
     let Input { past, xs, residual } = input;
     let arguments = arguments(conv, input, extent)?;
-    kernels::convolve(xs, [Some(weight), Some(&conv.bias), past, residual], arguments)
+    kernels::convolve(xs, weight, [Some(&conv.bias), past, residual], arguments)
 }
 
 /// All but where the numbers are.

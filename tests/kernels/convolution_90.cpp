@@ -1,0 +1,12 @@
+#include "convolution_90.cu"
+
+// As device/kernels/convolution.rs launches it.
+extern "C" void run_convolution(const Arguments* arguments, int columns, int rows, int outputs, bool is_f16, bool is_late) {
+    auto run = [=](auto number) {
+        if (outputs == 8) convolve<decltype(number), 8>(*arguments);
+        if (outputs == 64) convolve<decltype(number), 64>(*arguments);
+        if (outputs == 96) convolve<decltype(number), 96>(*arguments);
+        if (outputs == 128) convolve<decltype(number), 128>(*arguments);
+    };
+    launch(columns, rows, THREADS, is_late, [=] { is_f16 ? run(F16()) : run(Bf16()); });
+}
