@@ -63,6 +63,11 @@ impl Target {
     pub fn weights(&self) -> VarBuilder<'static> {
         random(0, self.dtype, &self.device)
     }
+
+    /// In the numbers that a network has there.
+    fn of(&self, dtype: impl Fn(DType) -> DType) -> Self {
+        Self { device: self.device.clone(), dtype: dtype(self.dtype) }
+    }
 }
 
 fn randn(shape: &[usize]) -> Result<Tensor> {
@@ -177,12 +182,14 @@ fn taehv_decode(size: Size) -> Result<Work> {
 
 /// A block's latents to frames, in steady state.
 pub fn vae(target: &Target, config: &WanVaeConfig, latent: (usize, usize)) -> Result<Work> {
+    let target = &target.of(|dtype| config.dtype(dtype));
     let decoder = WanFrameDecoder::new(Arc::new(WanDecoder::new(config, target.weights())?));
     decode(target, decoder, &[BLOCK, config.z_dim, latent.0, latent.1])
 }
 
 /// The same with the tiny decoder.
 pub fn taehv(target: &Target, config: &TinyVaeConfig, latent: (usize, usize)) -> Result<Work> {
+    let target = &target.of(|dtype| config.dtype(dtype));
     let decoder = TinyFrameDecoder::new(Arc::new(TinyDecoder::new(config, target.weights())?));
     decode(target, decoder, &[BLOCK, config.z_dim, latent.0, latent.1])
 }

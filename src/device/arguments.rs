@@ -149,6 +149,8 @@ pub struct Rows {
     pub x: u64,
     /// As `x`, or `(width,)`.
     pub y: u64,
+    /// As `x`, or nothing.
+    pub z: u64,
     /// In f32, a row for each frame.
     pub a: u64,
     /// In f32, a row for each frame.
@@ -172,6 +174,16 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Rows of a block of threads.
-    pub const WARPS: usize = 8;
+    /// Lanes of a block of threads.
+    const LANES: usize = 256;
+    /// Of a warp.
+    const MOST: usize = 32;
+    /// Numbers of 16 bytes, which a lane reads at once.
+    pub const CHUNK: usize = 8;
+
+    /// Rows of a block of threads: a narrow one takes a part of a warp.
+    pub fn of_block(width: usize) -> usize {
+        let chunks = width.div_ceil(Self::CHUNK).next_power_of_two();
+        Self::LANES / chunks.min(Self::MOST)
+    }
 }

@@ -249,7 +249,11 @@ impl Load<'_> {
 
     /// Convolutions in 16-bit floats are for GPUs only.
     fn decoder_dtype(&self) -> DType {
-        if self.device.is_cpu() { DType::F32 } else { self.dtype() }
+        match DecoderConfig::of(self.config) {
+            _ if self.device.is_cpu() => DType::F32,
+            DecoderConfig::Wan(config) => config.dtype(self.dtype()),
+            DecoderConfig::Tiny(config) => config.dtype(self.dtype()),
+        }
     }
 
     /// A replica of the transformer.

@@ -28,6 +28,9 @@ impl RmsNorm {
             let weight = self.weight.to_dtype(DType::F32)?;
             return rows::norm(xs, Norm::Rms, self.eps, &weight, &weight.zeros_like()?);
         }
+        if let Some(ys) = kernels::rms_norm(xs, &self.weight, self.eps)? {
+            return Ok(ys);
+        }
         rms_norm(&xs.contiguous()?, &self.weight, self.eps)
     }
 
@@ -72,32 +75,48 @@ pub fn add_gated(xs: &Tensor, ys: &Tensor, gate: &Tensor) -> Result<Tensor> {
 /// `(x - mean) / std * weight + bias` over the last dimension.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
+    /// In f32, as the bias.
     weight: Tensor,
     bias: Tensor,
+    /// Of the results.
+    dtype: DType,
     eps: f32,
 }
 
 impl LayerNorm {
     /// Loads `weight` and `bias`, `(width,)` each.
     pub fn new(width: usize, eps: f64, vb: VarBuilder<'_>) -> Result<Self> {
-        let (weight, bias) = (vb.get(width, "weight")?, vb.get(width, "bias")?);
-        Ok(Self { weight, bias, eps: eps as f32 })
+        let load = |name| vb.get(width, name)?.to_dtype(DType::F32);
+        let (weight, bias) = (load("weight")?, load("bias")?);
+        Ok(Self { weight, bias, dtype: vb.dtype(), eps: eps as f32 })
     }
 
     /// The norm without weights: nothing is loaded, results are in f32.
     pub fn plain(width: usize, eps: f64, vb: &VarBuilder<'_>) -> Result<Self> {
         let weight = Tensor::ones(width, DType::F32, vb.device())?;
-        Ok(Self { bias: weight.zeros_like()?, weight, eps: eps as f32 })
+        Ok(Self { bias: weight.zeros_like()?, weight, dtype: DType::F32, eps: eps as f32 })
     }
 
     /// Same shape as `xs`, in the dtype of the weights.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
-        if is_host(xs, DType::BF16) && self.weight.dtype() == DType::BF16 {
-            let wide = |x: &Tensor| x.to_dtype(DType::F32);
-            return self.scaled(xs, &wide(&self.weight)?, &wide(&self.bias)?);
+        if is_host(xs, DType::BF16) && self.dtype == DType::BF16 {
+            return self.scaled(xs, &self.weight, &self.bias);
         }
-        let xs = xs.to_dtype(self.weight.dtype())?.contiguous()?;
-        layer_norm(&xs, &self.weight, &self.bias, self.eps)
+        if let Some(ys) = self.on_gpu(xs)? {
+            return Ok(ys);
+        }
+        let [weight, bias] = [&self.weight, &self.bias].map(|table| table.to_dtype(self.dtype));
+        layer_norm(&xs.to_dtype(self.dtype)?.contiguous()?, &weight?, &bias?, self.eps)
+    }
+
+    /// By the kernel for `(frames, tokens, width)`, if it knows these: all frames have the same tables.
+    fn on_gpu(&self, xs: &Tensor) -> Result<Option<Tensor>> {
+        let &[frames, _, width] = xs.dims() else { return Ok(None) };
+        if xs.dtype() != self.dtype {
+            return Ok(None);
+        }
+        let table = |x: &Tensor| x.broadcast_as((frames, 1, width));
+        kernels::modulate(xs, &table(&self.weight)?, &table(&self.bias)?, self.eps)
     }
 
     /// `forward(xs) * scale + shift` over `(frames, tokens, width)`, in f32, returned in the dtype of `xs`; scale

@@ -63,8 +63,7 @@ impl WanLayer {
         let ys = attention.scale_shift(&self.norm1, xs)?;
         let ys = self.self_attn.forward(index, &ys, shared, kv)?;
         let xs = attention.gate(xs, &ys)?;
-        let ys = self.cross_attn.forward(index, &self.norm3.forward(&xs)?, shared)?;
-        let xs = (xs + ys)?;
+        let xs = self.cross_attn.forward(index, &self.norm3.forward(&xs)?, &xs, shared)?;
         let ys = self.ffn.forward(&feed_forward.scale_shift(&self.norm2, &xs)?)?;
         feed_forward.gate(&xs, &ys)
     }
@@ -134,11 +133,6 @@ impl Projections {
         let (tokens, dim) = xs.flatten_to(candle_core::D::Minus2)?.dims2()?;
         xs.reshape((1, tokens, self.num_heads, dim / self.num_heads))
     }
-
-    /// Heads back to the shape of `like`, through the output linear.
-    fn output(&self, heads: &Tensor, like: &Tensor) -> Result<Tensor> {
-        self.o.forward(&heads.reshape(like.shape())?)
-    }
 }
 
 #[derive(Debug)]
@@ -170,7 +164,7 @@ impl SelfAttention {
                 Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?
             }
         };
-        self.0.output(&heads, xs)
+        self.0.o.forward(&heads.reshape(xs.shape())?)
     }
 }
 
@@ -178,13 +172,21 @@ impl SelfAttention {
 struct CrossAttention(Projections);
 
 impl CrossAttention {
-    fn forward(&self, layer: usize, xs: &Tensor, shared: &Shared<'_>) -> Result<Tensor> {
+    /// On top of a residual.
+    fn forward(
+        &self,
+        layer: usize,
+        xs: &Tensor,
+        residual: &Tensor,
+        shared: &Shared<'_>,
+    ) -> Result<Tensor> {
         let q = self.0.queries(xs)?;
         let parts = shared.texts.iter().map(|(span, text)| {
             let keys = &text.layers[layer..=layer];
             attend(&q.narrow(1, span.start, span.len())?, keys, text.last_count)
         });
-        self.0.output(&Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?, xs)
+        let heads = Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?;
+        self.0.o.forward_add(&heads.reshape(xs.shape())?, residual)
     }
 }
 

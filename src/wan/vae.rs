@@ -49,6 +49,9 @@ pub struct WanVaeConfig {
     pub std: Vec<f32>,
 }
 
+/// That kernels take at once.
+const CHANNELS: usize = 8;
+
 /// Wan 2.1's, upstream `WanVAEWrapper.mean`.
 fn latent_mean() -> Vec<f32> {
     vec![
@@ -94,6 +97,12 @@ impl WanVaeConfig {
     /// LightVAE (`lightvaew2_1`): the same network, a quarter as wide.
     pub fn light() -> Self {
         Self { dim: 24, ..Self::wan21() }
+    }
+
+    /// What the network is computed in where the rest of a model is computed in `dtype`: kernels take channels by
+    /// eights, and without them sums over a convolution's taps would be rounded at each tap.
+    pub fn dtype(&self, dtype: DType) -> DType {
+        if self.dim.is_multiple_of(CHANNELS) { dtype } else { DType::F32 }
     }
 
     /// The embedded model's: narrow enough for two CPU cores, and half as wide at each larger size.

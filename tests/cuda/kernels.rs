@@ -7,6 +7,7 @@ use candle_nn::VarBuilder;
 use gstblockcascade::device::DeviceSpec;
 use gstblockcascade::layers::attention::{Kv, attend};
 use gstblockcascade::layers::conv::{Activation, Conv, Geometry};
+use gstblockcascade::layers::linear::Linear;
 use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, add_gated};
 use gstblockcascade::layers::rope::{Grid, Rope};
 
@@ -26,7 +27,11 @@ fn randn(shape: &[usize]) -> Tensor {
 }
 
 fn there(x: &Tensor) -> Tensor {
-    x.to_dtype(DType::BF16).unwrap().to_device(&gpu()).unwrap()
+    there_as(x, DType::BF16)
+}
+
+fn there_as(x: &Tensor, dtype: DType) -> Tensor {
+    x.to_dtype(dtype).unwrap().to_device(&gpu()).unwrap()
 }
 
 fn assert_close(got: &Tensor, expected: &Tensor) {
@@ -43,7 +48,8 @@ fn assert_close(got: &Tensor, expected: &Tensor) {
 fn attention_over_pieces() {
     let tokens = |count| randn(&[1, count, HEADS, HEAD]);
     let kv = |count| Kv { k: tokens(count), v: tokens(count) };
-    for (queries, pieces, last_count) in [(300, vec![1560, 1560, 77], 1), (64, vec![78], 435)] {
+    let cases = [(300, vec![1560, 1560, 77], 1), (64, vec![78], 435), (200, vec![3120], 1)];
+    for (queries, pieces, last_count) in cases {
         let (q, keys) = (tokens(queries), pieces.into_iter().map(kv).collect::<Vec<_>>());
         let expected = attend(&q, &keys, last_count).unwrap();
         let keys: Vec<_> = keys.iter().map(|kv| Kv { k: there(&kv.k), v: there(&kv.v) }).collect();
@@ -61,6 +67,7 @@ fn convolutions_of_the_decoders() {
         ([768, 384, 3, 1, 1], Geometry::POINTWISE.causal(3)),
         ([3, 96, 3, 3, 3], same.causal(3)),
         ([256, 16, 1, 3, 3], same),
+        ([64, 64, 1, 3, 3], Geometry { stride: 2, ..same }),
     ] {
         let [outputs, inputs, ..] = kernel;
         let (weight, bias) = (randn(&kernel), randn(&[outputs]));
@@ -70,10 +77,28 @@ fn convolutions_of_the_decoders() {
             Conv::new(weight, Some(bias), geometry).unwrap().then(Activation::Relu)
         };
         let expected = conv(&weight, &bias).forward(past.as_ref(), &xs).unwrap();
-        let past = past.as_ref().map(there);
-        let got = conv(&there(&weight), &there(&bias)).forward(past.as_ref(), &there(&xs));
-        assert_close(&got.unwrap(), &expected);
+        for dtype in [DType::BF16, DType::F16] {
+            let there = |x: &Tensor| there_as(x, dtype);
+            let past = past.as_ref().map(there);
+            let got = conv(&there(&weight), &there(&bias)).forward(past.as_ref(), &there(&xs));
+            assert_close(&got.unwrap(), &expected);
+        }
     }
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn linears() {
+    let [xs, residual] = [512, 256].map(|width| randn(&[2, 100, width]));
+    let (weight, bias) = (randn(&[256, 512]), randn(&[256]));
+    let all = |weight: &Tensor, bias: &Tensor, xs: &Tensor, residual: &Tensor| {
+        let linear = Linear::new(weight.clone(), bias.clone()).unwrap();
+        [linear.forward(xs), linear.forward_gelu(xs), linear.forward_add(xs, residual)]
+            .map(|ys| ys.unwrap())
+    };
+    let got = all(&there(&weight), &there(&bias), &there(&xs), &there(&residual));
+    let expected = all(&weight, &bias, &xs, &residual);
+    got.iter().zip(&expected).for_each(|(got, expected)| assert_close(got, expected));
 }
 
 #[test]
@@ -106,4 +131,16 @@ fn rows_of_a_layer() {
         norm.forward_rotated(xs, HEADS, &rotation).unwrap()
     };
     assert_close(&rotated(&there(&xs), &there(&weight)), &rotated(&xs, &weight));
+    let bias = randn(&[DIM]);
+    let normed = |xs: &Tensor, weight: &Tensor, bias: &Tensor| {
+        let tensors = [("weight", weight.clone()), ("bias", bias.clone())];
+        let vb = HashMap::from(tensors.map(|(name, tensor)| (name.to_owned(), tensor)));
+        let vb = VarBuilder::from_tensors(vb, xs.dtype(), xs.device());
+        let rms = RmsNorm::new(DIM, EPS, vb.clone()).unwrap().forward(xs).unwrap();
+        (LayerNorm::new(DIM, EPS, vb).unwrap().forward(xs).unwrap(), rms)
+    };
+    let got = normed(&there(&xs), &there(&weight), &there(&bias));
+    let expected = normed(&xs, &weight, &bias);
+    assert_close(&got.0, &expected.0);
+    assert_close(&got.1, &expected.1);
 }

@@ -9,5 +9,6 @@ extern "C" void run_rows(const Arguments* arguments, int columns, int which, boo
         if (which == 3) norm_rotate(*arguments);
         if (which == 4) add(*arguments);
         if (which == 5) add_gelu(*arguments);
+        if (which == 6) rms_norm(*arguments);
     });
 }

@@ -19,9 +19,11 @@ const GATE: i32 = 2;
 const NORM_ROTATE: i32 = 3;
 const ADD: i32 = 4;
 const ADD_GELU: i32 = 5;
+const NORM: i32 = 6;
 
-/// Frames, tokens, width: less than a warp has lanes for, more than that, and rows that leave warps idle.
-const SIZES: [[usize; 3]; 4] = [[1, 1, 8], [2, 5, 96], [3, 7, 264], [2, 8, 1536]];
+/// Frames, tokens, width: a lane a row, several, a warp, more than it has lanes for, and rows that leave some idle.
+const SIZES: [[usize; 3]; 6] =
+    [[1, 1, 8], [2, 5, 96], [5, 40, 16], [2, 9, 200], [3, 7, 264], [2, 8, 1536]];
 const EPS: f32 = 1e-6;
 
 fn rows(x: &[bf16], [frames, tokens, width]: [usize; 3]) -> Rows {
@@ -39,7 +41,8 @@ fn run(arguments: Rows, which: i32) -> Vec<bf16> {
     type Run = unsafe extern "C" fn(*const Rows, i32, i32, bool);
     let kernel = compiled("rows");
     run_both_ways((arguments.rows * arguments.width) as usize, |out, is_late| {
-        let columns = (arguments.rows as usize).div_ceil(Rows::WARPS) as i32;
+        let columns =
+            (arguments.rows as usize).div_ceil(Rows::of_block(arguments.width as usize)) as i32;
         let arguments = Rows { out, ..arguments };
         // SAFETY: so `rows.cpp` has it, and all that the arguments point to outlives the call.
         unsafe {
@@ -69,6 +72,31 @@ fn a_bias_with_gelu_and_without() {
         let arguments = Rows { y: address(&bias), ..rows(&xs, size) };
         assert_rounded(&run(arguments, ADD), &sum, &format!("{size:?}"));
         assert_rounded(&run(arguments, ADD_GELU), &gelu_tanh(&sum).unwrap(), &format!("{size:?}"));
+    }
+}
+
+#[test]
+fn a_bias_and_a_residual() {
+    for size in SIZES {
+        let (xs, bias, residual) = (randn(&size), randn(&size[2..]), randn(&size));
+        let sum = (xs.broadcast_add(&bias).unwrap() + &residual).unwrap();
+        let (xs, bias, residual) = (bf16s(&xs), bf16s(&bias), bf16s(&residual));
+        let (y, z) = (address(&bias), address(&residual));
+        let arguments = Rows { y, z, ..rows(&xs, size) };
+        assert_rounded(&run(arguments, ADD), &sum, &format!("{size:?}"));
+    }
+}
+
+#[test]
+fn a_norm() {
+    for size @ [.., width] in SIZES {
+        let (xs, weight) = (randn(&size), randn(&[width]));
+        let vb = HashMap::from([("weight".to_owned(), weight.clone())]);
+        let vb = VarBuilder::from_tensors(vb, DType::F32, &Device::Cpu);
+        let expected = RmsNorm::new(width, EPS.into(), vb).unwrap().forward(&xs).unwrap();
+        let (xs, weight) = (bf16s(&xs), bf16s(&weight));
+        let arguments = Rows { y: address(&weight), ..rows(&xs, size) };
+        assert_rounded(&run(arguments, NORM), &expected, &format!("{size:?}"));
     }
 }
 

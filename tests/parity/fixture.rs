@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use gstblockcascade::checkpoint::Checkpoint;
+use gstblockcascade::wan::vae::WanVaeConfig;
 use serde::de::DeserializeOwned;
 
 use super::target::Target;
@@ -93,8 +94,8 @@ impl Fixture {
     }
 
     /// The same for an auto-encoder.
-    pub fn decoder_weights(&self) -> Result<VarBuilder<'static>> {
-        self.weights_in(self.target.decoder_dtype())
+    pub fn decoder_weights(&self, config: &WanVaeConfig) -> Result<VarBuilder<'static>> {
+        self.weights_in(self.target.decoder_dtype(|dtype| config.dtype(dtype)))
     }
 
     fn weights_in(&self, dtype: DType) -> Result<VarBuilder<'static>> {

@@ -32,9 +32,9 @@ impl Target {
         Ok(Self { device: device.open().with_context(|| device.to_string())?, dtype })
     }
 
-    /// Convolutions in 16-bit floats are for GPUs only, as the loader has it.
-    pub fn decoder_dtype(&self) -> DType {
-        if self.device.is_cpu() { DType::F32 } else { self.dtype }
+    /// Convolutions in 16-bit floats are for GPUs only, as the loader has it; `of` says which of them.
+    pub fn decoder_dtype(&self, of: impl Fn(DType) -> DType) -> DType {
+        if self.device.is_cpu() { DType::F32 } else { of(self.dtype) }
     }
 
     pub fn demand(&self) -> Demand {

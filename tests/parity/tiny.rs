@@ -25,8 +25,10 @@ pub fn check(fixture: &Fixture, report: &mut Report) -> Result<()> {
     });
     let weights = weights.collect::<Result<HashMap<_, _>>>()?;
     let target = fixture.target();
-    let vb = VarBuilder::from_tensors(weights, target.decoder_dtype(), &target.device);
-    let decoder = TinyDecoder::new(&TinyVaeConfig::taew2_1(), vb)?;
+    let config = TinyVaeConfig::taew2_1();
+    let dtype = target.decoder_dtype(|dtype| config.dtype(dtype));
+    let vb = VarBuilder::from_tensors(weights, dtype, &target.device);
+    let decoder = TinyDecoder::new(&config, vb)?;
     let latents = fixture.tensor("latents")?;
     let pixels = decoder.step(&mut decoder.state(), latents, &Interrupt::default())?;
     let pixels = pixels.permute((0, 3, 1, 2))?; // (frames, 3, height, width)

@@ -12,13 +12,22 @@ use crate::device::arguments;
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/rows.ptx"));
 
-/// Numbers that the kernels read at once.
-const CHUNK: usize = 8;
-
-/// `x + bias` over the last dimension, or GELU of it, in its tanh form.
-pub fn add_bias(xs: &Tensor, bias: &Tensor, is_gelu: bool) -> Result<Option<Tensor>> {
+/// `x + bias` over the last dimension, and a residual where there is one.
+pub fn add_bias(xs: &Tensor, bias: &Tensor, residual: Option<&Tensor>) -> Result<Option<Tensor>> {
     let y = Some(bias.flatten_all()?);
-    run(if is_gelu { "add_gelu" } else { "add" }, xs, Rows { y, ..Rows::default() })
+    let z = residual.map(Tensor::contiguous).transpose()?;
+    run("add", xs, Rows { y, z, ..Rows::default() })
+}
+
+/// GELU, in its tanh form, of `x + bias` over the last dimension.
+pub fn add_bias_gelu(xs: &Tensor, bias: &Tensor) -> Result<Option<Tensor>> {
+    let y = Some(bias.flatten_all()?);
+    run("add_gelu", xs, Rows { y, ..Rows::default() })
+}
+
+/// `x / sqrt(mean x^2 + eps) * weight` over the last dimension.
+pub fn rms_norm(xs: &Tensor, weight: &Tensor, eps: f32) -> Result<Option<Tensor>> {
+    run("rms_norm", xs, Rows { y: Some(weight.clone()), eps, ..Rows::default() })
 }
 
 /// `silu(x / max(|x|, 1e-12) * sqrt(width) * gamma)` over the last dimension.
@@ -50,7 +59,7 @@ pub fn norm_rotate(
 ) -> Result<Option<Tensor>> {
     let [y, a, b] = [weight, cos, sin].map(|x| Some(x.clone()));
     let turned = cos.dim(D::Minus1)?;
-    run("norm_rotate", xs, Rows { y, a, b, of_frame: 1, turned, eps })
+    run("norm_rotate", xs, Rows { y, a, b, turned, eps, ..Rows::default() })
 }
 
 fn run(function: &'static str, xs: &Tensor, rows: Rows) -> Result<Option<Tensor>> {
@@ -58,10 +67,10 @@ fn run(function: &'static str, xs: &Tensor, rows: Rows) -> Result<Option<Tensor>
     let is_bf16 = |x: &&Tensor| x.dtype() == DType::BF16;
     let is_f32 = |x: &&Tensor| x.dtype() == DType::F32 && x.stride().last() == Some(&1);
     let is_known = xs.device().is_cuda()
-        && [Some(xs), rows.y.as_ref()].iter().flatten().all(is_bf16)
+        && [Some(xs), rows.y.as_ref(), rows.z.as_ref()].iter().flatten().all(is_bf16)
         && [&rows.a, &rows.b].into_iter().flatten().all(|x| is_f32(&x))
-        && width.is_multiple_of(CHUNK)
-        && rows.turned.is_multiple_of(CHUNK / 2);
+        && width.is_multiple_of(arguments::Rows::CHUNK)
+        && rows.turned.is_multiple_of(arguments::Rows::CHUNK / 2);
     if !is_known {
         return Ok(None);
     }
@@ -72,6 +81,7 @@ fn run(function: &'static str, xs: &Tensor, rows: Rows) -> Result<Option<Tensor>
 #[derive(Default)]
 struct Rows {
     y: Option<Tensor>,
+    z: Option<Tensor>,
     /// In f32, a row for each frame.
     a: Option<Tensor>,
     b: Option<Tensor>,
@@ -104,12 +114,14 @@ impl CustomOp1 for Named {
         let count = layout.shape().elem_count();
         // SAFETY: the kernel writes all of it.
         let mut out = unsafe { device.alloc::<bf16>(count)? };
-        let Rows { y, a, b, .. } = &self.rows;
-        let [y, a, b] = [y, a, b].map(|x| x.as_ref().map(Tensor::storage_and_layout));
+        let Rows { y, z, a, b, .. } = &self.rows;
+        let [y, z, a, b] = [y, z, a, b].map(|x| x.as_ref().map(Tensor::storage_and_layout));
         let mut in_use = Vec::new(); // until the kernel is queued
         let mut arguments = self.arguments(layout)?;
-        if let Some((storage, layout)) = &y {
-            arguments.y = place::<bf16>(storage, layout, &stream, &mut in_use)?;
+        for (address, numbers) in [(&mut arguments.y, &y), (&mut arguments.z, &z)] {
+            if let Some((storage, layout)) = numbers {
+                *address = place::<bf16>(storage, layout, &stream, &mut in_use)?;
+            }
         }
         for (address, table) in [(&mut arguments.a, &a), (&mut arguments.b, &b)] {
             if let Some((storage, layout)) = table {
@@ -119,7 +131,8 @@ impl CustomOp1 for Named {
         arguments.x = place_on::<bf16>(x, layout, &stream, &mut in_use)?;
         let (address, out_in_use) = out.device_ptr_mut(&stream);
         arguments.out = address;
-        let grid = ((count / arguments.width as usize).div_ceil(arguments::Rows::WARPS) as u32, 1);
+        let width = arguments.width as usize;
+        let grid = ((count / width).div_ceil(arguments::Rows::of_block(width)) as u32, 1);
         let (module, function) = (("rows", PTX), self.function.to_owned());
         Launch { module, function, grid, threads: THREADS, shared_bytes: 0 }
             .run(device, &arguments)?;

@@ -12,18 +12,22 @@ pub(super) fn attend(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<Tenso
     let k = concatenate(keys.iter().map(|kv| &kv.k))?.transpose(2, 3)?; // (b, heads, d, m)
     let k = unrounded(&k.contiguous()?)?;
     let v = concatenate(keys.iter().map(|kv| &kv.v))?.contiguous()?; // (b, heads, m, d)
-    let bias = last_bias(k.dim(D::Minus1)?, last_count, q)?;
+    let bias = match last_count {
+        1 => None,
+        _ => Some(last_bias(k.dim(D::Minus1)?, last_count, q)?),
+    };
     let n = q.dim(1)?;
     let parts = (0..n).step_by(QUERIES).map(|start| {
         let q = q.narrow(1, start, QUERIES.min(n - start))?.transpose(1, 2)?.contiguous()?;
-        attend_part(&unrounded(&q)?, &k, &v, &bias)?.transpose(1, 2)
+        attend_part(&unrounded(&q)?, &k, &v, bias.as_ref())?.transpose(1, 2)
     });
     Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)
 }
 
-fn attend_part(q: &Tensor, k: &Tensor, v: &Tensor, bias: &Tensor) -> Result<Tensor> {
+fn attend_part(q: &Tensor, k: &Tensor, v: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     let scale = 1.0 / (q.dim(D::Minus1)? as f64).sqrt();
-    let scores = (q.matmul(k)?.to_dtype(DType::F32)? * scale)?.broadcast_add(bias)?; // softmax in f32
+    let scores = (q.matmul(k)?.to_dtype(DType::F32)? * scale)?; // softmax in f32
+    let scores = bias.map_or(Ok(scores.clone()), |bias| scores.broadcast_add(bias))?;
     softmax_last_dim(&scores)?.to_dtype(v.dtype())?.matmul(v)
 }
 

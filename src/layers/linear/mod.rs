@@ -82,7 +82,7 @@ impl Linear {
             Weight::Plain(weight) if is(DType::F32) => fused(weight, &self.bias, xs),
             Weight::Plain(weight) if is(DType::BF16) => widened::forward(weight, &self.bias, xs),
             Weight::Plain(weight) if xs.device().is_cuda() => {
-                on_gpu(weight, &self.bias, xs, Activation::Identity)
+                on_gpu(weight, &self.bias, xs, Then::Nothing)
             }
             Weight::Plain(weight) => plain(weight, &self.bias, xs),
         }
@@ -92,28 +92,48 @@ impl Linear {
     pub fn forward_gelu(&self, xs: &Tensor) -> Result<Tensor> {
         match &self.weight {
             Weight::Plain(weight) if xs.device().is_cuda() => {
-                on_gpu(weight, &self.bias, xs, Activation::Gelu)
+                on_gpu(weight, &self.bias, xs, Then::Gelu)
             }
             _ => gelu_tanh(&self.forward(xs)?),
+        }
+    }
+
+    /// `residual`, shaped like the result, on top of [`forward`](Self::forward).
+    pub fn forward_add(&self, xs: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        match &self.weight {
+            Weight::Plain(weight) if xs.device().is_cuda() => {
+                on_gpu(weight, &self.bias, xs, Then::Add(residual))
+            }
+            _ => residual + self.forward(xs)?,
         }
     }
 }
 
 /// What follows a linear in the same pass over memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Activation {
-    Identity,
+#[derive(Clone, Copy, Debug)]
+enum Then<'a> {
+    Nothing,
     Gelu,
+    Add(&'a Tensor),
 }
 
 /// The product by candle, the rest by a kernel where there is one.
-fn on_gpu(weight: &Tensor, bias: &Tensor, xs: &Tensor, activation: Activation) -> Result<Tensor> {
+fn on_gpu(weight: &Tensor, bias: &Tensor, xs: &Tensor, then: Then<'_>) -> Result<Tensor> {
     let ys = candle_nn::Linear::new(weight.clone(), None).forward(xs)?;
-    if let Some(ys) = kernels::add_bias(&ys, bias, activation == Activation::Gelu)? {
+    let fused = match then {
+        Then::Nothing => kernels::add_bias(&ys, bias, None)?,
+        Then::Gelu => kernels::add_bias_gelu(&ys, bias)?,
+        Then::Add(residual) => kernels::add_bias(&ys, bias, Some(residual))?,
+    };
+    if let Some(ys) = fused {
         return Ok(ys);
     }
     let ys = ys.broadcast_add(bias)?;
-    if activation == Activation::Gelu { gelu_tanh(&ys) } else { Ok(ys) }
+    match then {
+        Then::Nothing => Ok(ys),
+        Then::Gelu => gelu_tanh(&ys),
+        Then::Add(residual) => residual + ys,
+    }
 }
 
 fn plain(weight: &Tensor, bias: &Tensor, xs: &Tensor) -> Result<Tensor> {
@@ -260,11 +280,15 @@ mod tests {
     fn the_way_of_a_gpu_is_plain_too() {
         let ((weight, bias), xs) = (weights(8, 5), normal(0, &[2, 3, 8]));
         let plain = plain(&weight, &bias, &xs).unwrap();
-        let there = |activation| on_gpu(&weight, &bias, &xs, activation).unwrap();
-        assert!(difference(&there(Activation::Identity), &plain) < 1e-6);
-        assert!(difference(&there(Activation::Gelu), &gelu_tanh(&plain).unwrap()) < 1e-6);
-        let here = linear(8, 5).forward_gelu(&xs).unwrap();
-        assert!(difference(&here, &there(Activation::Gelu)) < 1e-5);
+        let there = |then| on_gpu(&weight, &bias, &xs, then).unwrap();
+        assert!(difference(&there(Then::Nothing), &plain) < 1e-6);
+        assert!(difference(&there(Then::Gelu), &gelu_tanh(&plain).unwrap()) < 1e-6);
+        let residual = normal(3, &[2, 3, 5]);
+        let sum = (&residual + &plain).unwrap();
+        assert!(difference(&there(Then::Add(&residual)), &sum) < 1e-6);
+        let linear = linear(8, 5);
+        assert!(difference(&linear.forward_gelu(&xs).unwrap(), &there(Then::Gelu)) < 1e-5);
+        assert!(difference(&linear.forward_add(&xs, &residual).unwrap(), &sum) < 1e-5);
     }
 
     #[test]
