@@ -30,9 +30,11 @@ const WARM: usize = 5;
 
 type Make = fn(&Target, Size) -> Result<Work>;
 
-const WORKLOADS: [(&str, Make); 7] = [
+const WORKLOADS: [(&str, Make); 9] = [
     ("dit_1_3b_kv6", |target, size| dit_1_3b(target, size, 6)),
+    ("dit_1_3b_kv9", |target, size| dit_1_3b(target, size, 9)),
     ("dit_1_3b_kv12", |target, size| dit_1_3b(target, size, 12)),
+    ("dit_1_3b_kv18", |target, size| dit_1_3b(target, size, 18)),
     ("dit_1_3b_kv21", |target, size| dit_1_3b(target, size, 21)),
     ("dit_14b_4_layers_kv21", dit_14b),
     ("vae", |target, size| match size {

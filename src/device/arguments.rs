@@ -3,6 +3,17 @@
 
 use candle_core::{Result, Tensor};
 
+/// What follows a linear in the same pass over memory.
+#[derive(Clone, Copy, Debug)]
+pub enum Then<'a> {
+    /// Nothing.
+    Nothing,
+    /// GELU, in its tanh form.
+    Gelu,
+    /// A residual is added.
+    Add(&'a Tensor),
+}
+
 /// Pieces of keys at most.
 pub const PIECES: usize = 64;
 
@@ -26,12 +37,18 @@ pub struct Attention {
     pub q: u64,
     /// `(queries, heads, width)`, contiguous.
     pub out: u64,
+    /// In f32, `(parts, queries, heads, width)` and behind them `(parts, queries, heads)`: where keys are in parts.
+    pub parts: u64,
     /// Numbers from one token of `q` to the next.
     pub q_row: i64,
     /// Tokens of `q`.
     pub queries: i32,
+    /// Of each token.
+    pub heads: i32,
     /// Tokens of all pieces.
     pub keys: i32,
+    /// Parts of the keys that are done first.
+    pub key_parts: i32,
     /// Of scores, for powers of two.
     pub scale: f32,
     /// Of the last key's score, likewise.
@@ -43,15 +60,37 @@ pub struct Attention {
 impl Attention {
     /// Queries of a block of threads.
     pub const QUERIES: usize = 128;
+    /// Keys of a tile of `attention_90.cu`.
+    pub const KEYS_90: usize = 128;
+    /// Parts of the keys at most.
+    const PARTS: usize = 4;
+    /// What it costs to join parts, and to begin a block of threads, in tiles.
+    const JOINING: usize = 30;
+    const BEGINNING: usize = 2;
+
+    /// In how many parts of the keys `attention_90.cu` is done first: so many blocks of threads run at once, and where
+    /// all of them come out even there are no idle ones at the end.
+    pub fn parts(blocks: usize, keys: usize, at_once: usize) -> usize {
+        let tiles = keys.div_ceil(Self::KEYS_90);
+        let cost = |parts: &usize| {
+            let rounds = (blocks * parts).div_ceil(at_once.max(1));
+            let joining = if *parts > 1 { Self::JOINING } else { 0 };
+            rounds * (tiles.div_ceil(*parts) + Self::BEGINNING) + joining
+        };
+        (1..=Self::PARTS.min(tiles)).min_by_key(cost).unwrap_or(1)
+    }
 
     /// All but what is in memory: the last key stands for `last_count` equal ones.
-    pub fn new(queries: usize, width: usize, last_count: usize) -> Self {
+    pub fn new(queries: usize, heads: usize, width: usize, last_count: usize) -> Self {
         Self {
             q: 0,
             out: 0,
+            parts: 0,
             q_row: 0,
             queries: queries as i32,
+            heads: heads as i32,
             keys: 0,
+            key_parts: 1,
             scale: std::f32::consts::LOG2_E / (width as f32).sqrt(),
             last_bias: (last_count as f32).log2(),
             pieces: [Piece::default(); PIECES],
@@ -174,16 +213,46 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Lanes of a block of threads.
-    const LANES: usize = 256;
-    /// Of a warp.
-    const MOST: usize = 32;
+    /// Threads of a block.
+    const THREADS: usize = 256;
+    /// Lanes of a warp.
+    const LANES: usize = 32;
     /// Numbers of 16 bytes, which a lane reads at once.
     pub const CHUNK: usize = 8;
+    /// Chunks a lane at most, in each kernel that has whole rows.
+    const MOST: [usize; 3] = [1, 6, 20];
 
-    /// Rows of a block of threads: a narrow one takes a part of a warp.
-    pub fn of_block(width: usize) -> usize {
-        let chunks = width.div_ceil(Self::CHUNK).next_power_of_two();
-        Self::LANES / chunks.min(Self::MOST)
+    /// Chunks a lane of the kernel that a row needs which it has as a whole; no kernel takes the widest ones.
+    pub fn most(width: usize) -> Option<usize> {
+        let chunks = width.div_ceil(Self::CHUNK * Self::LANES);
+        Self::MOST.into_iter().find(|most| *most >= chunks)
+    }
+
+    /// Blocks of threads where each lane has a part of a row: a narrow one takes a part of a warp.
+    pub fn blocks(rows: usize, width: usize) -> usize {
+        let lanes = width.div_ceil(Self::CHUNK).next_power_of_two().min(Self::LANES);
+        (rows * lanes).div_ceil(Self::THREADS)
+    }
+
+    /// Blocks of threads where each has a chunk.
+    pub fn blocks_by_chunk(rows: usize, width: usize) -> usize {
+        (rows * width.div_ceil(Self::CHUNK)).div_ceil(Self::THREADS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of an H200's 132 at once: 37 blocks of queries for each head.
+    #[test]
+    fn keys_are_split_where_blocks_come_out_even() {
+        let parts = |heads, keys| Attention::parts(37 * heads, keys, 132);
+        assert_eq!(parts(12, 37_440), 2);
+        assert_eq!(parts(12, 78), 1);
+        assert_eq!(parts(40, 37_440), 2);
+        assert_eq!(Attention::parts(132, 37_440, 132), 1);
+        assert_eq!(Attention::parts(66, 37_440, 132), 2);
+        assert_eq!(Attention::parts(1, 100, 132), 1);
     }
 }

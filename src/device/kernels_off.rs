@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::arguments::Convolution;
+use super::arguments::{Convolution, Then};
 
 /// Nothing, for everything.
 pub fn attention(_: &Tensor, _: &[(&Tensor, &Tensor)], _: usize) -> Result<Option<Tensor>> {
@@ -21,6 +21,11 @@ pub fn add_bias_gelu(_: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
 
 /// Nothing, for everything.
 pub fn rms_norm(_: &Tensor, _: &Tensor, _: f32) -> Result<Option<Tensor>> {
+    Ok(None)
+}
+
+/// Nothing, for everything.
+pub fn linear(_: &Tensor, _: &Tensor, _: &Tensor, _: Then<'_>) -> Result<Option<Tensor>> {
     Ok(None)
 }
 

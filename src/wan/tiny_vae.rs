@@ -13,7 +13,6 @@ use candle_nn::VarBuilder;
 use serde::Deserialize;
 
 use super::vae::{LatentScale, concat};
-use super::vae_layers::split_frames;
 use crate::layers::conv::{Activation, Conv, Geometry};
 use crate::model::{FrameDecoder, Interrupt};
 
@@ -174,16 +173,19 @@ fn conv2d(
 enum Layer {
     Conv(Conv),
     Memory(Box<Memory>),
-    /// One frame to several, by channels; upstream `TGrow`.
-    Grow(Conv, usize),
+    /// One frame to several, each by a kernel of its own; upstream `TGrow` has them as one kernel's channels.
+    Grow(Vec<Conv>),
 }
 
 impl Layer {
     /// Upstream `TGrow(channels, growth)`. Of a kernel stored for more frames the loader keeps the last ones.
     fn grow(channels: usize, growth: usize, vb: VarBuilder<'_>) -> Result<Self> {
         let weight = vb.pp("conv").get((channels * growth, channels, 1, 1), "weight")?;
-        let conv = Conv::new(&weight.unsqueeze(2)?, None, Geometry::POINTWISE)?;
-        Ok(Layer::Grow(conv, growth))
+        let conv = |frame| {
+            let weight = weight.narrow(0, frame * channels, channels)?.unsqueeze(2)?;
+            Conv::new(&weight, None, Geometry::POINTWISE)
+        };
+        (0..growth).map(conv).collect::<Result<_>>().map(Layer::Grow)
     }
 
     /// Upstream `TPool(channels, count)`: several frames to one, as a strided kernel in time.
@@ -211,9 +213,7 @@ fn run(
         interrupt.check()?;
         let ys = match layer {
             Layer::Conv(conv) => conv.forward(None, &xs),
-            Layer::Grow(conv, growth) => {
-                conv.forward(None, &xs).and_then(|ys| split_frames(&ys, *growth))
-            }
+            Layer::Grow(convs) => grow(convs, &xs),
             Layer::Memory(memory) => match memories.next() {
                 Some(past) => memory.step(past, &xs),
                 None => bail!("expected a state with a memory for layer {i}"),
@@ -223,6 +223,15 @@ fn run(
     }
     interrupt.check()?;
     Ok(xs)
+}
+
+/// The frames of all kernels in turn, for each frame.
+fn grow(convs: &[Conv], xs: &Tensor) -> Result<Tensor> {
+    if let [conv] = convs {
+        return conv.forward(None, xs);
+    }
+    let frames = convs.iter().map(|conv| conv.forward(None, xs)).collect::<Result<Vec<_>>>()?;
+    Tensor::stack(&frames, 1)?.flatten(0, 1)
 }
 
 /// Turns latents into pictures; upstream `TAEHV.decode`.

@@ -15,6 +15,8 @@ struct Case {
     width: usize,
     pieces: &'static [usize],
     last_count: usize,
+    /// Of the keys.
+    parts: usize,
 }
 
 const fn case(
@@ -24,7 +26,7 @@ const fn case(
     pieces: &'static [usize],
     last_count: usize,
 ) -> Case {
-    Case { queries, heads, width, pieces, last_count }
+    Case { queries, heads, width, pieces, last_count, parts: 1 }
 }
 
 /// Tiles that are full and that are not, keys that end with a tile and that do not, pieces shorter than a
@@ -39,12 +41,14 @@ const CASES: [Case; 6] = [
 ];
 
 /// Whole tiles and parts of them, in one piece and in several, all stages and more tiles than stages.
-const CASES_90: [Case; 5] = [
+const CASES_90: [Case; 7] = [
     case(5, 2, 128, &[3], 9),
     case(128, 1, 128, &[77, 1], 435),
     case(200, 2, 128, &[128, 0, 100, 37], 1),
     case(70, 1, 128, &[300, 212], 2),
     case(64, 1, 128, &[130, 700], 1),
+    Case { parts: 2, ..case(131, 2, 128, &[200, 185], 3) },
+    Case { parts: 3, ..case(3, 1, 128, &[300], 1) },
 ];
 
 #[test]
@@ -101,20 +105,24 @@ impl Case {
 
     fn run(&self, kernel: &Library, q: &[bf16], q_row: usize, keys: &[Kv]) -> Vec<bf16> {
         let keys: Vec<_> = keys.iter().map(|kv| [bf16s(&kv.k), bf16s(&kv.v)]).collect();
-        let mut arguments = Attention::new(self.queries, self.width, self.last_count);
+        let mut arguments = Attention::new(self.queries, self.heads, self.width, self.last_count);
         (arguments.q, arguments.q_row) = (address(q), q_row as i64);
         for (index, ([k, v], tokens)) in keys.iter().zip(self.pieces).enumerate() {
             arguments.push(index, *tokens, [address(k), address(v)]);
         }
         run_both_ways(self.queries * self.heads * self.width, |out, is_late| {
-            type Run = unsafe extern "C" fn(*const Attention, i32, i32, i32, bool);
+            type Run = unsafe extern "C" fn(*const Attention, i32, i32, i32, i32, bool);
             let columns = self.queries.div_ceil(Attention::QUERIES) as i32;
             let mut arguments = arguments;
-            arguments.out = out;
+            let rows = self.queries * self.heads;
+            let mut parts = vec![f32::NAN; self.parts * rows * (self.width + 1)];
+            (arguments.out, arguments.parts) = (out, parts.as_mut_ptr() as u64);
+            arguments.key_parts = self.parts as i32;
             // SAFETY: so `attention.cpp` has it, and all that the arguments point to outlives the call.
             unsafe {
                 let run = kernel.get::<Run>(b"run_attention").unwrap();
-                run(&arguments, columns, self.heads as i32, self.width as i32, is_late);
+                let [heads, width, parts] = [self.heads, self.width, self.parts].map(|n| n as i32);
+                run(&arguments, columns, heads, width, parts, is_late);
             }
         })
     }

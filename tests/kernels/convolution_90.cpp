@@ -8,5 +8,5 @@ extern "C" void run_convolution(const Arguments* arguments, int columns, int row
         if (outputs == 96) convolve<decltype(number), 96>(*arguments);
         if (outputs == 128) convolve<decltype(number), 128>(*arguments);
     };
-    launch(columns, rows, THREADS, is_late, [=] { is_f16 ? run(F16()) : run(Bf16()); });
+    launch({columns, rows, 1}, THREADS, is_late, [=] { is_f16 ? run(F16()) : run(Bf16()); });
 }

@@ -23,7 +23,10 @@ using std::max;
 #define __launch_bounds__(...)
 
 struct uint3 { int x, y, z; };
+struct uint2 { unsigned x, y; };
 struct alignas(16) uint4 { unsigned x, y, z, w; };
+struct float2 { float x, y; };
+struct float4 { float x, y, z, w; };
 
 constexpr int LANES = 32;
 constexpr size_t STACK = 256 << 10;
@@ -110,13 +113,14 @@ inline void run_fiber() {
 
 // All blocks of a grid, one after the other. Whoever does not wait for a copy is found out when copies are late,
 // whoever does not wait for the readers before when they are not.
-inline void launch(int columns, int rows, int threads, bool is_late, std::function<void()> kernel) {
-    gridDim = {columns, rows, 1};
-    for (int y = 0; y < rows; ++y)
-        for (int x = 0; x < columns; ++x) {
+inline void launch(uint3 grid, int threads, bool is_late, std::function<void()> kernel) {
+    gridDim = grid;
+    for (int z = 0; z < grid.z; ++z)
+    for (int y = 0; y < grid.y; ++y)
+        for (int x = 0; x < grid.x; ++x) {
             Block of_threads;
             block = &of_threads;
-            blockIdx = {x, y, 0};
+            blockIdx = {x, y, z};
             block->kernel = kernel;
             block->is_late = is_late;
             block->fibers.resize(threads);
@@ -244,6 +248,7 @@ inline unsigned rounded(float value) {
 inline unsigned pack(float low, float high) { return rounded(low) | rounded(high) << 16; }
 inline float widen(uint16_t number) { return half_of(number, 0); }
 inline float power_of_two(float x) { return std::exp2(x); }
+inline float logarithm(float x) { return std::log2(x); }
 
 struct Bf16 {
     static unsigned pack(float low, float high) { return ::pack(low, high); }

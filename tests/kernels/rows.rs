@@ -12,18 +12,24 @@ use half::bf16;
 
 use crate::{address, assert_rounded, bf16s, compiled, randn, run_both_ways};
 
-/// As `rows.cpp` numbers them.
-const NORM_SILU: i32 = 0;
-const MODULATE: i32 = 1;
-const GATE: i32 = 2;
-const NORM_ROTATE: i32 = 3;
-const ADD: i32 = 4;
-const ADD_GELU: i32 = 5;
-const NORM: i32 = 6;
+/// As `rows.cpp` numbers them: of whole rows, and of chunks.
+#[derive(Clone, Copy)]
+enum Which {
+    Row(i32),
+    Chunk(i32),
+}
+
+const NORM_SILU: Which = Which::Row(0);
+const MODULATE: Which = Which::Row(1);
+const NORM_ROTATE: Which = Which::Row(2);
+const RMS_NORM: Which = Which::Row(3);
+const ADD: Which = Which::Chunk(0);
+const ADD_GELU: Which = Which::Chunk(1);
+const GATE: Which = Which::Chunk(2);
 
 /// Frames, tokens, width: a lane a row, several, a warp, more than it has lanes for, and rows that leave some idle.
-const SIZES: [[usize; 3]; 6] =
-    [[1, 1, 8], [2, 5, 96], [5, 40, 16], [2, 9, 200], [3, 7, 264], [2, 8, 1536]];
+const SIZES: [[usize; 3]; 7] =
+    [[1, 1, 8], [2, 5, 96], [5, 40, 16], [2, 9, 200], [3, 7, 264], [2, 8, 1536], [1, 9, 5120]];
 const EPS: f32 = 1e-6;
 
 fn rows(x: &[bf16], [frames, tokens, width]: [usize; 3]) -> Rows {
@@ -37,17 +43,20 @@ fn rows(x: &[bf16], [frames, tokens, width]: [usize; 3]) -> Rows {
     }
 }
 
-fn run(arguments: Rows, which: i32) -> Vec<bf16> {
-    type Run = unsafe extern "C" fn(*const Rows, i32, i32, bool);
+fn run(arguments: Rows, which: Which) -> Vec<bf16> {
+    type Run = unsafe extern "C" fn(*const Rows, i32, i32, i32, bool);
     let kernel = compiled("rows");
-    run_both_ways((arguments.rows * arguments.width) as usize, |out, is_late| {
-        let columns =
-            (arguments.rows as usize).div_ceil(Rows::of_block(arguments.width as usize)) as i32;
+    let [rows, width] = [arguments.rows, arguments.width].map(|count| count as usize);
+    let (columns, which, most) = match which {
+        Which::Row(which) => (Rows::blocks(rows, width), which, Rows::most(width).unwrap()),
+        Which::Chunk(which) => (Rows::blocks_by_chunk(rows, width), which, 0),
+    };
+    run_both_ways(rows * width, |out, is_late| {
         let arguments = Rows { out, ..arguments };
         // SAFETY: so `rows.cpp` has it, and all that the arguments point to outlives the call.
         unsafe {
             let run = kernel.get::<Run>(b"run_rows").unwrap();
-            run(&arguments, columns, which, is_late);
+            run(&arguments, columns as i32, which, most as i32, is_late);
         }
     })
 }
@@ -96,7 +105,7 @@ fn a_norm() {
         let expected = RmsNorm::new(width, EPS.into(), vb).unwrap().forward(&xs).unwrap();
         let (xs, weight) = (bf16s(&xs), bf16s(&weight));
         let arguments = Rows { y: address(&weight), ..rows(&xs, size) };
-        assert_rounded(&run(arguments, NORM), &expected, &format!("{size:?}"));
+        assert_rounded(&run(arguments, RMS_NORM), &expected, &format!("{size:?}"));
     }
 }
 

@@ -152,7 +152,11 @@ libraries! {
         cuModuleLoadData cuModuleUnload cuStreamCreate cuStreamDestroy_v2 cuStreamIsCapturing
         cuStreamSynchronize cuStreamWaitEvent;
     // Before cuBLAS, which wants it.
-    "libcublasLt.so.13": ;
+    "libcublasLt.so.13":
+        cublasLtCreate cublasLtDestroy cublasLtMatmul cublasLtMatmulAlgoGetHeuristic
+        cublasLtMatmulDescCreate cublasLtMatmulDescDestroy cublasLtMatmulDescSetAttribute
+        cublasLtMatmulPreferenceCreate cublasLtMatmulPreferenceDestroy
+        cublasLtMatmulPreferenceSetAttribute cublasLtMatrixLayoutCreate cublasLtMatrixLayoutDestroy;
     "libcublas.so.13":
         cublasCreate_v2 cublasDestroy_v2 cublasDgemmStridedBatched cublasGemmStridedBatchedEx
         cublasSetStream_v2;

@@ -23,14 +23,17 @@ struct Piece {
 struct Arguments {
     const bf16* q; // (queries, heads, D), `q_row` numbers from token to token
     bf16* out;     // (queries, heads, D), contiguous
+    float* parts;  // of each part of the keys: as out, and behind all of those a number for each row
     long long q_row;
     int queries;
+    int heads;
     int keys;
+    int key_parts; // of which each block of threads has one
     float scale;     // of scores, for powers of two
     float last_bias; // of the last key's, likewise
     Piece pieces[PIECES];
 };
-static_assert(sizeof(Arguments) == 40 + PIECES * 24, "no padding");
+static_assert(sizeof(Arguments) == 56 + PIECES * 24, "no padding");
 
 // Where 16 bytes of a row are in a tile: shuffled, so that eight rows' same chunks lie in different banks.
 template <int D>

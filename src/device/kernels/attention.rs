@@ -2,12 +2,12 @@
 #![allow(unsafe_code)] // says how its arguments are laid out
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::CudaStorage;
 use candle_core::cuda_backend::cudarc::driver::{DevicePtrMut, DeviceRepr};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use half::bf16;
 
-use super::{Launch, THREADS, THREADS_90, is_hopper, place, place_on};
+use super::{Launch, THREADS, THREADS_90, is_hopper, multiprocessors, place, place_on};
 use crate::device::arguments::{self, PIECES};
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"));
@@ -18,11 +18,13 @@ const WIDTHS: [usize; 3] = [32, 64, 128];
 const KEYS: usize = 64;
 /// Tiles in shared memory: two of keys, two of values.
 const TILES: usize = 4;
-/// As the other kernel has them: the width, keys of a tile, tiles, the queries among them, and barriers.
+/// As the other kernel has them: the width, tiles, the queries among them, barriers, and threads of a block that joins
+/// parts, in warps of so many lanes.
 const WIDTH_90: usize = 128;
-const KEYS_90: usize = 128;
 const TILES_90: usize = 7;
 const BARRIERS_90: usize = 13;
+const THREADS_JOINING: u32 = 128;
+const LANES: usize = 32;
 
 /// Softmax attention of `(1, queries, heads, width)` over keys and values in pieces, shaped likewise; the last
 /// key stands for `last_count` equal ones.
@@ -77,7 +79,7 @@ impl CustomOp1 for Attention {
         let mut out = unsafe { device.alloc::<bf16>(queries * heads * width)? };
         let tensors = self.keys.iter().flatten();
         let stored: Vec<_> = tensors.map(Tensor::storage_and_layout).collect();
-        let mut arguments = arguments::Attention::new(queries, width, self.last_count);
+        let mut arguments = arguments::Attention::new(queries, heads, width, self.last_count);
         arguments.q_row = layout.stride()[1] as i64;
         let mut in_use = Vec::new(); // until the kernel is queued
         for (index, kv) in stored.chunks_exact(2).enumerate() {
@@ -90,30 +92,69 @@ impl CustomOp1 for Attention {
         arguments.q = place_on::<bf16>(q, layout, &stream, &mut in_use)?;
         let (address, out_in_use) = out.device_ptr_mut(&stream);
         arguments.out = address;
-        launch(heads, width, queries, is_hopper(device)?).run(device, &arguments)?;
+        if is_hopper(device)? && width == WIDTH_90 {
+            attend_90(device, arguments)?;
+        } else {
+            launch(heads, width, queries).run(device, &arguments)?;
+        }
         drop((in_use, out_in_use));
         Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), layout.shape().clone()))
     }
 }
 
 /// A block of threads for some queries of each head.
-fn launch(heads: usize, width: usize, queries: usize, is_hopper: bool) -> Launch {
-    let grid = (queries.div_ceil(arguments::Attention::QUERIES) as u32, heads as u32);
-    if is_hopper && width == WIDTH_90 {
-        let numbers = TILES_90 * KEYS_90 * width;
-        return Launch {
-            module: ("attention_90", PTX_90),
-            function: "attention_90".to_owned(),
-            grid,
-            threads: THREADS_90,
-            shared_bytes: (numbers * size_of::<bf16>() + BARRIERS_90 * size_of::<u64>()) as u32,
-        };
-    }
+fn launch(heads: usize, width: usize, queries: usize) -> Launch {
     Launch {
         module: ("attention", PTX),
         function: format!("attention_{width}"),
-        grid,
+        grid: (blocks(queries), heads as u32, 1),
         threads: THREADS,
         shared_bytes: (TILES * KEYS * width * size_of::<bf16>()) as u32,
+    }
+}
+
+fn blocks(queries: usize) -> u32 {
+    queries.div_ceil(arguments::Attention::QUERIES) as u32
+}
+
+/// The same for a part of the keys each, where that keeps more of the GPU at work.
+fn attend_90(device: &CudaDevice, mut arguments: arguments::Attention) -> Result<()> {
+    let [queries, heads, keys] = [arguments.queries, arguments.heads, arguments.keys];
+    let rows = queries as usize * heads as usize;
+    let blocks = blocks(queries as usize) as usize * heads as usize;
+    let parts = arguments::Attention::parts(blocks, keys as usize, multiprocessors(device)?);
+    if parts == 1 {
+        return launch_90(heads, queries, 1).run(device, &arguments);
+    }
+    let stream = device.cuda_stream();
+    // SAFETY: the first kernel writes all that the second one reads.
+    let mut between = unsafe { device.alloc::<f32>(parts * rows * (WIDTH_90 + 1))? };
+    let (address, in_use) = between.device_ptr_mut(&stream);
+    (arguments.parts, arguments.key_parts) = (address, parts as i32);
+    launch_90(heads, queries, parts).run(device, &arguments)?;
+    join(rows).run(device, &arguments)?;
+    drop(in_use);
+    Ok(())
+}
+
+fn launch_90(heads: i32, queries: i32, parts: usize) -> Launch {
+    let numbers = TILES_90 * arguments::Attention::KEYS_90 * WIDTH_90;
+    Launch {
+        module: ("attention_90", PTX_90),
+        function: "attention_90".to_owned(),
+        grid: (blocks(queries as usize), heads as u32, parts as u32),
+        threads: THREADS_90,
+        shared_bytes: (numbers * size_of::<bf16>() + BARRIERS_90 * size_of::<u64>()) as u32,
+    }
+}
+
+/// A warp for each row of the result.
+fn join(rows: usize) -> Launch {
+    Launch {
+        module: ("attention_90", PTX_90),
+        function: "attention_90_join".to_owned(),
+        grid: (rows.div_ceil(THREADS_JOINING as usize / LANES) as u32, 1, 1),
+        threads: THREADS_JOINING,
+        shared_bytes: 0,
     }
 }

@@ -29,14 +29,17 @@ struct Piece {
 struct Arguments {
     const bf16* q; // (queries, heads, D), `q_row` numbers from token to token
     bf16* out;     // (queries, heads, D), contiguous
+    float* parts;  // of each part of the keys: as out, and behind all of those a number for each row
     long long q_row;
     int queries;
+    int heads;
     int keys;
+    int key_parts; // of which each block of threads has one
     float scale;     // of scores, for powers of two
     float last_bias; // of the last key's, likewise
     Piece pieces[PIECES];
 };
-static_assert(sizeof(Arguments) == 40 + PIECES * 24, "no padding");
+static_assert(sizeof(Arguments) == 56 + PIECES * 24, "no padding");
 
 // Shared memory. Barriers are `full` when a tile is there, and `empty` when nobody reads it any more.
 struct Shared {
@@ -53,6 +56,17 @@ struct Turn {
     __device__ void advance() {
         stage = (stage + 1) % STAGES;
         phase ^= stage == 0;
+    }
+};
+
+// The tiles of this block's part of the keys.
+struct Tiles {
+    int all, first, end;
+
+    __device__ Tiles(const Arguments& arguments) {
+        all = (arguments.keys + KEYS - 1) / KEYS;
+        first = (long long)all * blockIdx.z / gridDim.z;
+        end = (long long)all * (blockIdx.z + 1) / gridDim.z;
     }
 };
 
@@ -104,13 +118,14 @@ __device__ void produce(Shared& shared, const Arguments& arguments) {
     fetch_queries(shared.q, arguments);
     arrive_with_copies(shared.q_full);
     Turn turn;
+    Tiles tiles(arguments);
     int k_piece = 0, v_piece = 0;
-    for (int first = 0; first < arguments.keys; first += KEYS, turn.advance()) {
+    for (int tile = tiles.first; tile < tiles.end; ++tile, turn.advance()) {
         wait_for(shared.k_empty[turn.stage], turn.phase ^ 1);
-        fetch(shared.k[turn.stage], arguments, first, k_piece, keys);
+        fetch(shared.k[turn.stage], arguments, tile * KEYS, k_piece, keys);
         arrive_with_copies(shared.k_full[turn.stage]);
         wait_for(shared.v_empty[turn.stage], turn.phase ^ 1);
-        fetch(shared.v[turn.stage], arguments, first, v_piece, values);
+        fetch(shared.v[turn.stage], arguments, tile * KEYS, v_piece, values);
         arrive_with_copies(shared.v_full[turn.stage]);
     }
 }
@@ -197,16 +212,25 @@ __device__ inline void pack_powers(unsigned (&powers)[KEYS / 16][4], const float
         }
 }
 
+// The result, or that of a part of the keys with the logarithm of its sum.
 __device__ void store(const float (&out)[D / 8][4], const Softmax& softmax, const Arguments& arguments) {
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32 - GROUP / 32;
+    long long rows = (long long)arguments.queries * gridDim.y;
     for (int half = 0; half < 2; ++half) {
-        float share = 1 / softmax.total(half);
+        float total = softmax.total(half), share = 1 / total;
         int query = blockIdx.x * QUERIES + warp * 16 + half * 8 + lane / 4;
         if (query >= arguments.queries) continue;
-        bf16* row = arguments.out + ((long long)query * gridDim.y + blockIdx.y) * D + lane % 4 * 2;
-#pragma unroll
-        for (int n = 0; n < D / 8; ++n)
-            *reinterpret_cast<unsigned*>(row + 8 * n) = pack(out[n][2 * half] * share, out[n][2 * half + 1] * share);
+        long long row = (long long)query * gridDim.y + blockIdx.y, part = blockIdx.z * rows + row;
+        for (int n = 0; n < D / 8; ++n) {
+            int column = 8 * n + lane % 4 * 2;
+            float first = out[n][2 * half] * share, second = out[n][2 * half + 1] * share;
+            if (gridDim.z == 1)
+                *reinterpret_cast<unsigned*>(arguments.out + row * D + column) = pack(first, second);
+            else
+                *reinterpret_cast<float2*>(arguments.parts + part * D + column) = {first, second};
+        }
+        if (gridDim.z > 1 && lane % 4 == 0)
+            arguments.parts[gridDim.z * rows * D + part] = softmax.largest[half] + logarithm(total);
     }
 }
 
@@ -226,12 +250,12 @@ __device__ void consume(Shared& shared, const Arguments& arguments) {
     unsigned powers[KEYS / 16][4];
     Softmax softmax;
     Turn now, before;
-    int tiles = (arguments.keys + KEYS - 1) / KEYS;
+    Tiles tiles(arguments);
     expect(shared.q_full, 0);
-    for (int tile = 0; tile < tiles; ++tile, now.advance()) {
+    for (int tile = tiles.first; tile < tiles.end; ++tile, now.advance()) {
         expect(shared.k_full[now.stage], now.phase);
         multiply_keys(scores, q, shared.k[now.stage]);
-        if (tile > 0) {
+        if (tile > tiles.first) {
             expect(shared.v_full[before.stage], before.phase);
             multiply_values(out, powers, shared.v[before.stage]);
             wait_for_products<1>();
@@ -240,11 +264,11 @@ __device__ void consume(Shared& shared, const Arguments& arguments) {
         }
         computed(scores);
         release(shared.k_empty[now.stage]);
-        if (tile == tiles - 1) finish_scores(scores, arguments, tile * KEYS);
+        if (tile == tiles.all - 1) finish_scores(scores, arguments, tile * KEYS);
         softmax.advance(scores, arguments.scale, shrink);
         wait_for_products<0>();
         computed(out);
-        if (tile > 0) {
+        if (tile > tiles.first) {
             release(shared.v_empty[before.stage]);
             before.advance();
         }
@@ -260,7 +284,7 @@ __device__ void consume(Shared& shared, const Arguments& arguments) {
     store(out, softmax, arguments);
 }
 
-// A block of threads for each QUERIES queries (x) of each head (y).
+// A block of threads for each QUERIES queries (x) of each head (y), over a part of the keys (z).
 extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_90(const __grid_constant__ Arguments arguments) {
     auto& shared = shared_memory<Shared>();
     if (threadIdx.x == 0) {
@@ -278,4 +302,25 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_90(const __gr
         take_registers<232>();
         consume(shared, arguments);
     }
+}
+
+// Joins what parts of the keys have come to: a warp for each row, of which `heads` are a query's.
+extern "C" __global__ void __launch_bounds__(GROUP) attention_90_join(
+    const __grid_constant__ Arguments arguments) {
+    int parts = arguments.key_parts;
+    long long rows = (long long)arguments.queries * arguments.heads, row = (long long)blockIdx.x * (GROUP / 32) + threadIdx.x / 32;
+    if (row >= rows) return;
+    const float* sums = arguments.parts + parts * rows * D + row;
+    float most = -INFINITY, total = 0;
+    for (int part = 0; part < parts; ++part) most = fmaxf(most, sums[part * rows]);
+    float4 out = {0, 0, 0, 0};
+    int column = threadIdx.x % 32 * 4;
+    for (int part = 0; part < parts; ++part) {
+        float share = power_of_two(sums[part * rows] - most);
+        float4 x = *reinterpret_cast<const float4*>(arguments.parts + (part * rows + row) * D + column);
+        total += share;
+        out = {out.x + share * x.x, out.y + share * x.y, out.z + share * x.z, out.w + share * x.w};
+    }
+    *reinterpret_cast<uint2*>(arguments.out + row * D + column) =
+        {pack(out.x / total, out.y / total), pack(out.z / total, out.w / total)};
 }

@@ -154,7 +154,7 @@ fn by_windows([frames, height, width, outputs]: [usize; 4], numbers: &str) -> La
     Launch {
         module: ("convolution", PTX),
         function: format!("convolution_{numbers}_{of_block}"),
-        grid: (columns as u32, outputs.div_ceil(of_block) as u32),
+        grid: (columns as u32, outputs.div_ceil(of_block) as u32, 1),
         threads: THREADS,
         shared_bytes: (SLICES * (pixels + of_block) * DEPTH * size_of::<bf16>()) as u32,
     }
@@ -172,7 +172,7 @@ fn by_patches(
     Launch {
         module: ("convolution_90", PTX_90),
         function: format!("convolution_90_{numbers}_{of_block}"),
-        grid: ((frames * rows * columns) as u32, outputs.div_ceil(of_block) as u32),
+        grid: ((frames * rows * columns) as u32, outputs.div_ceil(of_block) as u32, 1),
         threads: THREADS_90,
         shared_bytes: (STAGES_90 * slice + others) as u32,
     }

@@ -4,8 +4,10 @@
 
 mod attention;
 mod convolution;
+mod linear;
 mod rows;
 
+use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute as DeviceAttribute;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute as FunctionAttribute;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, SyncOnDrop,
@@ -15,6 +17,7 @@ use candle_core::{Layout, Result, Storage, bail};
 
 pub use self::attention::attention;
 pub use self::convolution::{ConvWeight, convolve, lay_out};
+pub use self::linear::linear;
 pub use self::rows::{add_bias, add_bias_gelu, gate, modulate, norm_rotate, norm_silu, rms_norm};
 
 /// Threads of a block, in kernels for all GPUs and in those for warpgroups.
@@ -29,7 +32,7 @@ struct Launch {
     module: (&'static str, &'static str),
     function: String,
     /// Blocks of threads.
-    grid: (u32, u32),
+    grid: (u32, u32, u32),
     /// Of a block.
     threads: u32,
     /// Memory that each block shares.
@@ -43,7 +46,7 @@ impl Launch {
         let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         function.set_attribute(most, self.shared_bytes as i32).w()?;
         let config = LaunchConfig {
-            grid_dim: (self.grid.0, self.grid.1, 1),
+            grid_dim: self.grid,
             block_dim: (self.threads, 1, 1),
             shared_mem_bytes: self.shared_bytes,
         };
@@ -56,6 +59,12 @@ impl Launch {
 
 fn is_hopper(device: &CudaDevice) -> Result<bool> {
     Ok(device.cuda_stream().context().compute_capability().w()? == HOPPER)
+}
+
+/// Blocks of threads that run at once, where one takes all that there is for it.
+fn multiprocessors(device: &CudaDevice) -> Result<usize> {
+    let count = DeviceAttribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+    Ok(device.cuda_stream().context().attribute(count).w()? as usize)
 }
 
 /// What is kept in use until a kernel is queued.

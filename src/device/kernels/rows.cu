@@ -27,8 +27,7 @@ static_assert(sizeof(Arguments) == 64 + 5 * 4 + 4, "no padding but the last");
 struct Chunk {
     float of[CHUNK];
 
-    __device__ static Chunk read(const bf16* from) {
-        uint4 four = *reinterpret_cast<const uint4*>(from);
+    __device__ static Chunk widened(uint4 four) {
         unsigned both[4] = {four.x, four.y, four.z, four.w};
         Chunk chunk;
 #pragma unroll
@@ -36,52 +35,15 @@ struct Chunk {
         return chunk;
     }
 
+    __device__ static Chunk read(const bf16* from) { return widened(*reinterpret_cast<const uint4*>(from)); }
+
+    __device__ static Chunk read(const float* from) {
+        const float4* two = reinterpret_cast<const float4*>(from);
+        return {two[0].x, two[0].y, two[0].z, two[0].w, two[1].x, two[1].y, two[1].z, two[1].w};
+    }
+
     __device__ void write(bf16* to) const {
         *reinterpret_cast<uint4*>(to) = {pack(of[0], of[1]), pack(of[2], of[3]), pack(of[4], of[5]), pack(of[6], of[7])};
-    }
-};
-
-// A row, and who has it: all lanes of a warp, or as few of them as it has chunks.
-struct Row {
-    int lanes = 32, lane, number;
-    long long start; // its first number
-
-    __device__ Row(const Arguments& a) {
-        while (lanes > 1 && lanes / 2 * CHUNK >= a.width) lanes /= 2;
-        int thread = blockIdx.x * THREADS + threadIdx.x;
-        lane = thread % lanes;
-        // At the end several may have the last one: of a warp, nobody is missing.
-        number = thread / lanes < a.rows ? thread / lanes : a.rows - 1;
-        start = (long long)number * a.width;
-    }
-
-    // The sum over its lanes.
-    __device__ float all(float sum) const {
-        for (int mask = lanes / 2; mask > 0; mask /= 2) sum += exchange(sum, mask);
-        return sum;
-    }
-
-    // The mean of what `f` makes of each number.
-    template <typename F>
-    __device__ float mean(const Arguments& a, F f) const {
-        float sum = 0;
-        for (int i = lane * CHUNK; i < a.width; i += lanes * CHUNK) {
-            Chunk chunk = Chunk::read(a.x + start + i);
-#pragma unroll
-            for (int j = 0; j < CHUNK; ++j) sum += f(chunk.of[j]);
-        }
-        return all(sum) / a.width;
-    }
-
-    // Writes what `f` makes of each number and its place in the row.
-    template <typename F>
-    __device__ void map(const Arguments& a, F f) const {
-        for (int i = lane * CHUNK; i < a.width; i += lanes * CHUNK) {
-            Chunk chunk = Chunk::read(a.x + start + i);
-#pragma unroll
-            for (int j = 0; j < CHUNK; ++j) chunk.of[j] = f(chunk.of[j], i + j);
-            chunk.write(a.out + start + i);
-        }
     }
 };
 
@@ -94,64 +56,162 @@ __device__ inline float gelu(float x) {
     return x / (1 + power_of_two(-1.442695041f * twice));
 }
 
+// A chunk of each thread: `f` makes another one of it, its first number, and its row and first column.
+template <typename F>
+__device__ void for_chunks(const Arguments& a, F f) {
+    int of_row = a.width / CHUNK, chunk = blockIdx.x * THREADS + threadIdx.x, row = chunk / of_row;
+    if (row >= a.rows) return;
+    long long at = (long long)chunk * CHUNK;
+    Chunk x = Chunk::read(a.x + at);
+    f(x, at, row, chunk % of_row * CHUNK);
+    x.write(a.out + at);
+}
+
 // x + y, and + z
 extern "C" __global__ void __launch_bounds__(THREADS) add(const __grid_constant__ Arguments a) {
-    Row row(a);
-    row.map(a, [&](float x, int i) { return x + widen(a.y[i]) + (a.z ? widen(a.z[row.start + i]) : 0); });
+    for_chunks(a, [&](Chunk& x, long long at, int, int column) {
+        Chunk y = Chunk::read(a.y + column), z = a.z ? Chunk::read(a.z + at) : Chunk();
+#pragma unroll
+        for (int j = 0; j < CHUNK; ++j) x.of[j] += y.of[j] + z.of[j];
+    });
 }
 
 // gelu(x + y)
 extern "C" __global__ void __launch_bounds__(THREADS) add_gelu(const __grid_constant__ Arguments a) {
-    Row(a).map(a, [&](float x, int i) { return gelu(x + widen(a.y[i])); });
-}
-
-// silu(x / max(|x|, 1e-12) * sqrt(width) * y)
-extern "C" __global__ void __launch_bounds__(THREADS) norm_silu(const __grid_constant__ Arguments a) {
-    Row row(a);
-    float length = sqrtf(row.mean(a, square) * a.width);
-    float scale = sqrtf(a.width) / fmaxf(length, 1e-12f);
-    row.map(a, [&](float x, int i) { return silu(x * scale * widen(a.y[i])); });
-}
-
-// (x - mean) / deviation * a + b
-extern "C" __global__ void __launch_bounds__(THREADS) modulate(const __grid_constant__ Arguments a) {
-    Row row(a);
-    const float* scale = a.a + row.number / a.of_frame * a.a_row;
-    const float* shift = a.b + row.number / a.of_frame * a.b_row;
-    float middle = row.mean(a, [](float x) { return x; });
-    float variance = row.mean(a, [=](float x) { return square(x - middle); });
-    float factor = 1 / sqrtf(variance + a.eps);
-    row.map(a, [&](float x, int i) { return (x - middle) * factor * scale[i] + shift[i]; });
+    for_chunks(a, [&](Chunk& x, long long, int, int column) {
+        Chunk y = Chunk::read(a.y + column);
+#pragma unroll
+        for (int j = 0; j < CHUNK; ++j) x.of[j] = gelu(x.of[j] + y.of[j]);
+    });
 }
 
 // x + y * a
 extern "C" __global__ void __launch_bounds__(THREADS) gate(const __grid_constant__ Arguments a) {
-    Row row(a);
-    const float* factor = a.a + row.number / a.of_frame * a.a_row;
-    row.map(a, [&](float x, int i) { return x + widen(a.y[row.start + i]) * factor[i]; });
+    for_chunks(a, [&](Chunk& x, long long at, int row, int column) {
+        Chunk y = Chunk::read(a.y + at), factor = Chunk::read(a.a + row / a.of_frame * a.a_row + column);
+#pragma unroll
+        for (int j = 0; j < CHUNK; ++j) x.of[j] += y.of[j] * factor.of[j];
+    });
+}
+
+// A row of at most so many chunks a lane, and who has it: all lanes of a warp, or as few of them as it has chunks.
+template <int MOST>
+struct Row {
+    int lanes = 32, lane, number, width;
+    long long start; // its first number
+    uint4 chunks[MOST];
+
+    __device__ Row(const Arguments& a) : width(a.width) {
+        while (lanes > 1 && lanes / 2 * CHUNK >= width) lanes /= 2;
+        int thread = blockIdx.x * THREADS + threadIdx.x;
+        lane = thread % lanes;
+        // At the end several may have the last one: of a warp, nobody is missing.
+        number = thread / lanes < a.rows ? thread / lanes : a.rows - 1;
+        start = (long long)number * width;
+#pragma unroll
+        for (int i = 0; i < MOST; ++i)
+            chunks[i] = column(i) < width ? *reinterpret_cast<const uint4*>(a.x + start + column(i)) : uint4{0, 0, 0, 0};
+    }
+
+    __device__ int column(int i) const { return (i * lanes + lane) * CHUNK; }
+
+    // The mean of what `f` makes of each number.
+    template <typename F>
+    __device__ float mean(F f) const {
+        float sum = 0;
+#pragma unroll
+        for (int i = 0; i < MOST; ++i) {
+            if (column(i) >= width) continue;
+            Chunk chunk = Chunk::widened(chunks[i]);
+#pragma unroll
+            for (int j = 0; j < CHUNK; ++j) sum += f(chunk.of[j]);
+        }
+        for (int mask = lanes / 2; mask > 0; mask /= 2) sum += exchange(sum, mask);
+        return sum / width;
+    }
+
+    // Writes what `f` makes of each chunk and its first column.
+    template <typename F>
+    __device__ void map(bf16* out, F f) const {
+#pragma unroll
+        for (int i = 0; i < MOST; ++i) {
+            if (column(i) >= width) continue;
+            Chunk chunk = Chunk::widened(chunks[i]);
+            f(chunk, column(i));
+            chunk.write(out + start + column(i));
+        }
+    }
+};
+
+// silu(x / max(|x|, 1e-12) * sqrt(width) * y)
+template <int MOST>
+__device__ void norm_silu(const Arguments& a) {
+    Row<MOST> row(a);
+    float length = sqrtf(row.mean(square) * a.width);
+    float scale = sqrtf(a.width) / fmaxf(length, 1e-12f);
+    row.map(a.out, [&](Chunk& x, int column) {
+        Chunk y = Chunk::read(a.y + column);
+#pragma unroll
+        for (int j = 0; j < CHUNK; ++j) x.of[j] = silu(x.of[j] * scale * y.of[j]);
+    });
+}
+
+// (x - mean) / deviation * a + b
+template <int MOST>
+__device__ void modulate(const Arguments& a) {
+    Row<MOST> row(a);
+    int frame = row.number / a.of_frame;
+    float middle = row.mean([](float x) { return x; });
+    float variance = row.mean([=](float x) { return square(x - middle); });
+    float factor = 1 / sqrtf(variance + a.eps);
+    row.map(a.out, [&](Chunk& x, int column) {
+        Chunk scale = Chunk::read(a.a + frame * a.a_row + column), shift = Chunk::read(a.b + frame * a.b_row + column);
+#pragma unroll
+        for (int j = 0; j < CHUNK; ++j) x.of[j] = (x.of[j] - middle) * factor * scale.of[j] + shift.of[j];
+    });
 }
 
 // x / sqrt(mean x^2 + eps) * y
-extern "C" __global__ void __launch_bounds__(THREADS) rms_norm(const __grid_constant__ Arguments a) {
-    Row row(a);
-    float factor = 1 / sqrtf(row.mean(a, square) + a.eps);
-    row.map(a, [&](float x, int i) { return x * factor * widen(a.y[i]); });
+template <int MOST>
+__device__ void rms_norm(const Arguments& a) {
+    Row<MOST> row(a);
+    float factor = 1 / sqrtf(row.mean(square) + a.eps);
+    row.map(a.out, [&](Chunk& x, int column) {
+        Chunk y = Chunk::read(a.y + column);
+#pragma unroll
+        for (int j = 0; j < CHUNK; ++j) x.of[j] *= factor * y.of[j];
+    });
 }
 
 // The same, of which pairs of each head are then turned: a has cosines, b sines.
-extern "C" __global__ void __launch_bounds__(THREADS) norm_rotate(const __grid_constant__ Arguments a) {
-    Row row(a);
+template <int MOST>
+__device__ void norm_rotate(const Arguments& a) {
+    Row<MOST> row(a);
     const float *cosines = a.a + row.number * a.a_row, *sines = a.b + row.number * a.b_row;
-    float factor = 1 / sqrtf(row.mean(a, square) + a.eps);
-    for (int i = row.lane * CHUNK; i < a.width; i += row.lanes * CHUNK) {
-        Chunk chunk = Chunk::read(a.x + row.start + i);
+    float factor = 1 / sqrtf(row.mean(square) + a.eps);
+    row.map(a.out, [&](Chunk& x, int column) {
+        Chunk y = Chunk::read(a.y + column);
+        int pair = column / 2 % a.turned;
+        float4 cosine = *reinterpret_cast<const float4*>(cosines + pair);
+        float4 sine = *reinterpret_cast<const float4*>(sines + pair);
+        const float c[4] = {cosine.x, cosine.y, cosine.z, cosine.w}, s[4] = {sine.x, sine.y, sine.z, sine.w};
 #pragma unroll
         for (int j = 0; j < CHUNK; j += 2) {
-            float even = chunk.of[j] * factor * widen(a.y[i + j]), odd = chunk.of[j + 1] * factor * widen(a.y[i + j + 1]);
-            int pair = (i + j) / 2 % a.turned;
-            chunk.of[j] = even * cosines[pair] - odd * sines[pair];
-            chunk.of[j + 1] = even * sines[pair] + odd * cosines[pair];
+            float even = x.of[j] * factor * y.of[j], odd = x.of[j + 1] * factor * y.of[j + 1];
+            x.of[j] = even * c[j / 2] - odd * s[j / 2];
+            x.of[j + 1] = even * s[j / 2] + odd * c[j / 2];
         }
-        chunk.write(a.out + row.start + i);
-    }
+    });
 }
+
+#define ROWS_OF(name, MOST)                                                                                  \
+    extern "C" __global__ void __launch_bounds__(THREADS) name##_##MOST(const __grid_constant__ Arguments a) { \
+        name<MOST>(a);                                                                                       \
+    }
+// As device/arguments.rs has them.
+#define ROWS(name) ROWS_OF(name, 1) ROWS_OF(name, 6) ROWS_OF(name, 20)
+
+ROWS(norm_silu)
+ROWS(modulate)
+ROWS(rms_norm)
+ROWS(norm_rotate)

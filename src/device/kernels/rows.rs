@@ -16,37 +16,37 @@ const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/rows.ptx"));
 pub fn add_bias(xs: &Tensor, bias: &Tensor, residual: Option<&Tensor>) -> Result<Option<Tensor>> {
     let y = Some(bias.flatten_all()?);
     let z = residual.map(Tensor::contiguous).transpose()?;
-    run("add", xs, Rows { y, z, ..Rows::default() })
+    by_chunk("add", xs, Rows { y, z, ..Rows::default() })
 }
 
 /// GELU, in its tanh form, of `x + bias` over the last dimension.
 pub fn add_bias_gelu(xs: &Tensor, bias: &Tensor) -> Result<Option<Tensor>> {
     let y = Some(bias.flatten_all()?);
-    run("add_gelu", xs, Rows { y, ..Rows::default() })
+    by_chunk("add_gelu", xs, Rows { y, ..Rows::default() })
 }
 
 /// `x / sqrt(mean x^2 + eps) * weight` over the last dimension.
 pub fn rms_norm(xs: &Tensor, weight: &Tensor, eps: f32) -> Result<Option<Tensor>> {
-    run("rms_norm", xs, Rows { y: Some(weight.clone()), eps, ..Rows::default() })
+    by_row("rms_norm", xs, Rows { y: Some(weight.clone()), eps, ..Rows::default() })
 }
 
 /// `silu(x / max(|x|, 1e-12) * sqrt(width) * gamma)` over the last dimension.
 pub fn norm_silu(xs: &Tensor, gamma: &Tensor) -> Result<Option<Tensor>> {
     let y = Some(gamma.flatten_all()?);
-    run("norm_silu", xs, Rows { y, ..Rows::default() })
+    by_row("norm_silu", xs, Rows { y, ..Rows::default() })
 }
 
 /// `(x - mean) / deviation * scale + shift` over `(frames, tokens, width)`; scale and shift are `(frames, 1,
 /// width)` in f32.
 pub fn modulate(xs: &Tensor, scale: &Tensor, shift: &Tensor, eps: f32) -> Result<Option<Tensor>> {
     let (a, b) = (Some(scale.clone()), Some(shift.clone()));
-    run("modulate", xs, Rows { a, b, of_frame: xs.dim(D::Minus2)?, eps, ..Rows::default() })
+    by_row("modulate", xs, Rows { a, b, of_frame: xs.dim(D::Minus2)?, eps, ..Rows::default() })
 }
 
 /// `x + y * gate`; the gate is `(frames, 1, width)` in f32.
 pub fn gate(xs: &Tensor, ys: &Tensor, gate: &Tensor) -> Result<Option<Tensor>> {
     let (y, a) = (Some(ys.contiguous()?), Some(gate.clone()));
-    run("gate", xs, Rows { y, a, of_frame: xs.dim(D::Minus2)?, ..Rows::default() })
+    by_chunk("gate", xs, Rows { y, a, of_frame: xs.dim(D::Minus2)?, ..Rows::default() })
 }
 
 /// `x / sqrt(mean x^2 + eps) * weight` over the last dimension, and then pairs of each head turned by the angles
@@ -59,22 +59,41 @@ pub fn norm_rotate(
 ) -> Result<Option<Tensor>> {
     let [y, a, b] = [weight, cos, sin].map(|x| Some(x.clone()));
     let turned = cos.dim(D::Minus1)?;
-    run("norm_rotate", xs, Rows { y, a, b, turned, eps, ..Rows::default() })
+    by_row("norm_rotate", xs, Rows { y, a, b, turned, eps, ..Rows::default() })
 }
 
-fn run(function: &'static str, xs: &Tensor, rows: Rows) -> Result<Option<Tensor>> {
-    let width = xs.dim(D::Minus1)?;
-    let is_bf16 = |x: &&Tensor| x.dtype() == DType::BF16;
-    let is_f32 = |x: &&Tensor| x.dtype() == DType::F32 && x.stride().last() == Some(&1);
+/// By a kernel of which each thread has a chunk.
+fn by_chunk(function: &str, xs: &Tensor, rows: Rows) -> Result<Option<Tensor>> {
+    let blocks = arguments::Rows::blocks_by_chunk;
+    run(Named { function: function.to_owned(), blocks, rows }, xs)
+}
+
+/// By a kernel that has whole rows.
+fn by_row(function: &str, xs: &Tensor, rows: Rows) -> Result<Option<Tensor>> {
+    let Some(most) = arguments::Rows::most(xs.dim(D::Minus1)?) else { return Ok(None) };
+    let function = format!("{function}_{most}");
+    run(Named { function, blocks: arguments::Rows::blocks, rows }, xs)
+}
+
+fn run(named: Named, xs: &Tensor) -> Result<Option<Tensor>> {
+    let Named { rows, .. } = &named;
+    // What lanes read at once begins at multiples of it.
+    let begins = |x: &Tensor| x.layout().start_offset().is_multiple_of(arguments::Rows::CHUNK);
+    let is_bf16 = |x: &&Tensor| x.dtype() == DType::BF16 && begins(x);
+    let is_f32 = |x: &&Tensor| {
+        let is_row =
+            x.stride().last() == Some(&1) && x.stride()[0].is_multiple_of(arguments::Rows::CHUNK);
+        x.dtype() == DType::F32 && is_row && begins(x)
+    };
     let is_known = xs.device().is_cuda()
         && [Some(xs), rows.y.as_ref(), rows.z.as_ref()].iter().flatten().all(is_bf16)
         && [&rows.a, &rows.b].into_iter().flatten().all(|x| is_f32(&x))
-        && width.is_multiple_of(arguments::Rows::CHUNK)
+        && xs.dim(D::Minus1)?.is_multiple_of(arguments::Rows::CHUNK)
         && rows.turned.is_multiple_of(arguments::Rows::CHUNK / 2);
     if !is_known {
         return Ok(None);
     }
-    xs.contiguous()?.apply_op1_no_bwd(&Named { function, rows }).map(Some)
+    xs.contiguous()?.apply_op1_no_bwd(&named).map(Some)
 }
 
 /// What a kernel takes besides the rows.
@@ -93,7 +112,9 @@ struct Rows {
 }
 
 struct Named {
-    function: &'static str,
+    function: String,
+    /// Of threads, for so many rows of a width.
+    blocks: fn(usize, usize) -> usize,
     rows: Rows,
 }
 
@@ -102,7 +123,7 @@ unsafe impl DeviceRepr for arguments::Rows {}
 
 impl CustomOp1 for Named {
     fn name(&self) -> &'static str {
-        self.function
+        "rows"
     }
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
@@ -132,8 +153,8 @@ impl CustomOp1 for Named {
         let (address, out_in_use) = out.device_ptr_mut(&stream);
         arguments.out = address;
         let width = arguments.width as usize;
-        let grid = ((count / width).div_ceil(arguments::Rows::of_block(width)) as u32, 1);
-        let (module, function) = (("rows", PTX), self.function.to_owned());
+        let grid = ((self.blocks)(count / width, width) as u32, 1, 1);
+        let (module, function) = (("rows", PTX), self.function.clone());
         Launch { module, function, grid, threads: THREADS, shared_bytes: 0 }
             .run(device, &arguments)?;
         drop((in_use, out_in_use));

@@ -62,6 +62,13 @@ __device__ inline float power_of_two(float x) {
     return y;
 }
 
+// To the base of two.
+__device__ inline float logarithm(float x) {
+    float y;
+    asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // What numbers of 16 bits a kernel computes with: how two floats become two, how one becomes a float, and
 // multiply_add() of them.
 struct Bf16 {

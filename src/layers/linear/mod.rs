@@ -18,6 +18,7 @@ use super::dots;
 use super::matmul::{Into, Matrix, multiply};
 use super::panels::Panels;
 use super::simd::{is_host, with_slice};
+use crate::device::arguments::Then;
 use crate::device::kernels;
 
 /// Fewest rows of a task: the weights are packed anew for each.
@@ -109,16 +110,13 @@ impl Linear {
     }
 }
 
-/// What follows a linear in the same pass over memory.
-#[derive(Clone, Copy, Debug)]
-enum Then<'a> {
-    Nothing,
-    Gelu,
-    Add(&'a Tensor),
-}
-
 /// The product by candle, the rest by a kernel where there is one.
 fn on_gpu(weight: &Tensor, bias: &Tensor, xs: &Tensor, then: Then<'_>) -> Result<Tensor> {
+    if std::env::var_os("NO_LT").is_none()
+        && let Some(ys) = kernels::linear(xs, weight, bias, then)?
+    {
+        return Ok(ys);
+    }
     let ys = candle_nn::Linear::new(weight.clone(), None).forward(xs)?;
     let fused = match then {
         Then::Nothing => kernels::add_bias(&ys, bias, None)?,
