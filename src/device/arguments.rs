@@ -64,9 +64,10 @@ impl Attention {
     pub const KEYS_90: usize = 128;
     /// Parts of the keys at most.
     const PARTS: usize = 4;
-    /// What it costs to join parts, and to begin a block of threads, in tiles.
-    const JOINING: usize = 30;
+    /// What it costs to begin a block of threads, in tiles, and how many of them are joined in the time of one:
+    /// measured on an H200.
     const BEGINNING: usize = 2;
+    const JOINED: usize = 30;
 
     /// In how many parts of the keys `attention_90.cu` is done first: so many blocks of threads run at once, and where
     /// all of them come out even there are no idle ones at the end.
@@ -74,7 +75,7 @@ impl Attention {
         let tiles = keys.div_ceil(Self::KEYS_90);
         let cost = |parts: &usize| {
             let rounds = (blocks * parts).div_ceil(at_once.max(1));
-            let joining = if *parts > 1 { Self::JOINING } else { 0 };
+            let joining = if *parts > 1 { blocks * parts / Self::JOINED } else { 0 };
             rounds * (tiles.div_ceil(*parts) + Self::BEGINNING) + joining
         };
         (1..=Self::PARTS.min(tiles)).min_by_key(cost).unwrap_or(1)
@@ -188,8 +189,6 @@ pub struct Rows {
     pub x: u64,
     /// As `x`, or `(width,)`.
     pub y: u64,
-    /// As `x`, or nothing.
-    pub z: u64,
     /// In f32, a row for each frame.
     pub a: u64,
     /// In f32, a row for each frame.
@@ -247,7 +246,7 @@ mod tests {
     /// Of an H200's 132 at once: 37 blocks of queries for each head.
     #[test]
     fn keys_are_split_where_blocks_come_out_even() {
-        let parts = |heads, keys| Attention::parts(37 * heads, keys, 132);
+        let parts = |heads: usize, keys| Attention::parts(37 * heads, keys, 132);
         assert_eq!(parts(12, 37_440), 2);
         assert_eq!(parts(12, 78), 1);
         assert_eq!(parts(40, 37_440), 2);

@@ -10,16 +10,6 @@ pub fn attention(_: &Tensor, _: &[(&Tensor, &Tensor)], _: usize) -> Result<Optio
 }
 
 /// Nothing, for everything.
-pub fn add_bias(_: &Tensor, _: &Tensor, _: Option<&Tensor>) -> Result<Option<Tensor>> {
-    Ok(None)
-}
-
-/// Nothing, for everything.
-pub fn add_bias_gelu(_: &Tensor, _: &Tensor) -> Result<Option<Tensor>> {
-    Ok(None)
-}
-
-/// Nothing, for everything.
 pub fn rms_norm(_: &Tensor, _: &Tensor, _: f32) -> Result<Option<Tensor>> {
     Ok(None)
 }

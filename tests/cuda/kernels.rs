@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use gstblockcascade::device::DeviceSpec;
+use gstblockcascade::device::{self, DeviceSpec};
 use gstblockcascade::layers::attention::{Kv, attend};
 use gstblockcascade::layers::conv::{Activation, Conv, Geometry};
 use gstblockcascade::layers::linear::Linear;
@@ -84,6 +84,25 @@ fn convolutions_of_the_decoders() {
             assert_close(&got.unwrap(), &expected);
         }
     }
+}
+
+/// To another stream of the same GPU, as to another GPU: what is freed at once is not overwritten too early.
+#[test]
+#[ignore = "needs a GPU"]
+fn numbers_move_from_stream_to_stream() {
+    let (here, beside) = (gpu(), device::beside(&gpu()).unwrap());
+    let numbers = Tensor::randn(0f32, 1.0, 1 << 22, &Device::Cpu).unwrap();
+    let mut x = numbers.to_device(&here).unwrap();
+    for _ in 0..50 {
+        let there = device::moved(&x, &beside).unwrap();
+        drop(x);
+        let _over = Tensor::full(7f32, 1 << 22, &here).unwrap();
+        x = device::moved(&there, &here).unwrap();
+        drop(there);
+        let _over = Tensor::full(7f32, 1 << 22, &beside).unwrap();
+    }
+    let got = x.to_device(&Device::Cpu).unwrap().to_vec1::<f32>().unwrap();
+    assert_eq!(got, numbers.to_vec1::<f32>().unwrap());
 }
 
 #[test]

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use gstblockcascade::device::arguments::Rows;
-use gstblockcascade::layers::activation::gelu_tanh;
 use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, add_gated, rms_norm_silu};
 use gstblockcascade::layers::rope::{Grid, Rope};
 use half::bf16;
@@ -16,16 +15,13 @@ use crate::{address, assert_rounded, bf16s, compiled, randn, run_both_ways};
 #[derive(Clone, Copy)]
 enum Which {
     Row(i32),
-    Chunk(i32),
+    Gate,
 }
 
 const NORM_SILU: Which = Which::Row(0);
 const MODULATE: Which = Which::Row(1);
 const NORM_ROTATE: Which = Which::Row(2);
 const RMS_NORM: Which = Which::Row(3);
-const ADD: Which = Which::Chunk(0);
-const ADD_GELU: Which = Which::Chunk(1);
-const GATE: Which = Which::Chunk(2);
 
 /// Frames, tokens, width: a lane a row, several, a warp, more than it has lanes for, and rows that leave some idle.
 const SIZES: [[usize; 3]; 7] =
@@ -49,7 +45,7 @@ fn run(arguments: Rows, which: Which) -> Vec<bf16> {
     let [rows, width] = [arguments.rows, arguments.width].map(|count| count as usize);
     let (columns, which, most) = match which {
         Which::Row(which) => (Rows::blocks(rows, width), which, Rows::most(width).unwrap()),
-        Which::Chunk(which) => (Rows::blocks_by_chunk(rows, width), which, 0),
+        Which::Gate => (Rows::blocks_by_chunk(rows, width), 0, 0),
     };
     run_both_ways(rows * width, |out, is_late| {
         let arguments = Rows { out, ..arguments };
@@ -69,30 +65,6 @@ fn norm_and_silu() {
         let (xs, gamma) = (bf16s(&xs), bf16s(&gamma));
         let arguments = Rows { y: address(&gamma), ..rows(&xs, size) };
         assert_rounded(&run(arguments, NORM_SILU), &expected, &format!("{size:?}"));
-    }
-}
-
-#[test]
-fn a_bias_with_gelu_and_without() {
-    for size in SIZES {
-        let (xs, bias) = (randn(&size), randn(&size[2..]));
-        let sum = xs.broadcast_add(&bias).unwrap();
-        let (xs, bias) = (bf16s(&xs), bf16s(&bias));
-        let arguments = Rows { y: address(&bias), ..rows(&xs, size) };
-        assert_rounded(&run(arguments, ADD), &sum, &format!("{size:?}"));
-        assert_rounded(&run(arguments, ADD_GELU), &gelu_tanh(&sum).unwrap(), &format!("{size:?}"));
-    }
-}
-
-#[test]
-fn a_bias_and_a_residual() {
-    for size in SIZES {
-        let (xs, bias, residual) = (randn(&size), randn(&size[2..]), randn(&size));
-        let sum = (xs.broadcast_add(&bias).unwrap() + &residual).unwrap();
-        let (xs, bias, residual) = (bf16s(&xs), bf16s(&bias), bf16s(&residual));
-        let (y, z) = (address(&bias), address(&residual));
-        let arguments = Rows { y, z, ..rows(&xs, size) };
-        assert_rounded(&run(arguments, ADD), &sum, &format!("{size:?}"));
     }
 }
 
@@ -144,7 +116,7 @@ fn a_gate() {
         let (xs, ys, gate) = (bf16s(&xs), bf16s(&ys), apart(&f32s(&gate), width));
         let (y, a, a_row) = (address(&ys), address(&gate), 2 * width as i64);
         let arguments = Rows { y, a, a_row, ..rows(&xs, size) };
-        assert_rounded(&run(arguments, GATE), &expected, &format!("{size:?}"));
+        assert_rounded(&run(arguments, Which::Gate), &expected, &format!("{size:?}"));
     }
 }
 

@@ -18,7 +18,7 @@ use candle_core::{Layout, Result, Storage, bail};
 pub use self::attention::attention;
 pub use self::convolution::{ConvWeight, convolve, lay_out};
 pub use self::linear::linear;
-pub use self::rows::{add_bias, add_bias_gelu, gate, modulate, norm_rotate, norm_silu, rms_norm};
+pub use self::rows::{gate, modulate, norm_rotate, norm_silu, rms_norm};
 
 /// Threads of a block, in kernels for all GPUs and in those for warpgroups.
 const THREADS: u32 = 256;

@@ -12,7 +12,6 @@ typedef unsigned short bf16;
 struct Arguments {
     const bf16* x; // (rows, width)
     const bf16* y; // as x, or (width)
-    const bf16* z; // as x, or nothing
     const float* a;
     const float* b;
     bf16* out; // as x
@@ -22,7 +21,7 @@ struct Arguments {
     int turned;   // pairs of a head, that are turned
     float eps;
 };
-static_assert(sizeof(Arguments) == 64 + 5 * 4 + 4, "no padding but the last");
+static_assert(sizeof(Arguments) == 56 + 5 * 4 + 4, "no padding but the last");
 
 struct Chunk {
     float of[CHUNK];
@@ -50,48 +49,16 @@ struct Chunk {
 __device__ inline float square(float x) { return x * x; }
 __device__ inline float silu(float x) { return x / (1 + power_of_two(-1.442695041f * x)); }
 
-// In its tanh form.
-__device__ inline float gelu(float x) {
-    float twice = 1.595769122f * (x + 0.044715f * x * x * x);
-    return x / (1 + power_of_two(-1.442695041f * twice));
-}
-
-// A chunk of each thread: `f` makes another one of it, its first number, and its row and first column.
-template <typename F>
-__device__ void for_chunks(const Arguments& a, F f) {
+// x + y * a, a chunk of each thread.
+extern "C" __global__ void __launch_bounds__(THREADS) gate(const __grid_constant__ Arguments a) {
     int of_row = a.width / CHUNK, chunk = blockIdx.x * THREADS + threadIdx.x, row = chunk / of_row;
     if (row >= a.rows) return;
     long long at = (long long)chunk * CHUNK;
-    Chunk x = Chunk::read(a.x + at);
-    f(x, at, row, chunk % of_row * CHUNK);
+    Chunk x = Chunk::read(a.x + at), y = Chunk::read(a.y + at);
+    Chunk factor = Chunk::read(a.a + row / a.of_frame * a.a_row + chunk % of_row * CHUNK);
+#pragma unroll
+    for (int j = 0; j < CHUNK; ++j) x.of[j] += y.of[j] * factor.of[j];
     x.write(a.out + at);
-}
-
-// x + y, and + z
-extern "C" __global__ void __launch_bounds__(THREADS) add(const __grid_constant__ Arguments a) {
-    for_chunks(a, [&](Chunk& x, long long at, int, int column) {
-        Chunk y = Chunk::read(a.y + column), z = a.z ? Chunk::read(a.z + at) : Chunk();
-#pragma unroll
-        for (int j = 0; j < CHUNK; ++j) x.of[j] += y.of[j] + z.of[j];
-    });
-}
-
-// gelu(x + y)
-extern "C" __global__ void __launch_bounds__(THREADS) add_gelu(const __grid_constant__ Arguments a) {
-    for_chunks(a, [&](Chunk& x, long long, int, int column) {
-        Chunk y = Chunk::read(a.y + column);
-#pragma unroll
-        for (int j = 0; j < CHUNK; ++j) x.of[j] = gelu(x.of[j] + y.of[j]);
-    });
-}
-
-// x + y * a
-extern "C" __global__ void __launch_bounds__(THREADS) gate(const __grid_constant__ Arguments a) {
-    for_chunks(a, [&](Chunk& x, long long at, int row, int column) {
-        Chunk y = Chunk::read(a.y + at), factor = Chunk::read(a.a + row / a.of_frame * a.a_row + column);
-#pragma unroll
-        for (int j = 0; j < CHUNK; ++j) x.of[j] += y.of[j] * factor.of[j];
-    });
 }
 
 // A row of at most so many chunks a lane, and who has it: all lanes of a warp, or as few of them as it has chunks.

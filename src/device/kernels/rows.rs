@@ -12,19 +12,6 @@ use crate::device::arguments;
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/rows.ptx"));
 
-/// `x + bias` over the last dimension, and a residual where there is one.
-pub fn add_bias(xs: &Tensor, bias: &Tensor, residual: Option<&Tensor>) -> Result<Option<Tensor>> {
-    let y = Some(bias.flatten_all()?);
-    let z = residual.map(Tensor::contiguous).transpose()?;
-    by_chunk("add", xs, Rows { y, z, ..Rows::default() })
-}
-
-/// GELU, in its tanh form, of `x + bias` over the last dimension.
-pub fn add_bias_gelu(xs: &Tensor, bias: &Tensor) -> Result<Option<Tensor>> {
-    let y = Some(bias.flatten_all()?);
-    by_chunk("add_gelu", xs, Rows { y, ..Rows::default() })
-}
-
 /// `x / sqrt(mean x^2 + eps) * weight` over the last dimension.
 pub fn rms_norm(xs: &Tensor, weight: &Tensor, eps: f32) -> Result<Option<Tensor>> {
     by_row("rms_norm", xs, Rows { y: Some(weight.clone()), eps, ..Rows::default() })
@@ -46,7 +33,9 @@ pub fn modulate(xs: &Tensor, scale: &Tensor, shift: &Tensor, eps: f32) -> Result
 /// `x + y * gate`; the gate is `(frames, 1, width)` in f32.
 pub fn gate(xs: &Tensor, ys: &Tensor, gate: &Tensor) -> Result<Option<Tensor>> {
     let (y, a) = (Some(ys.contiguous()?), Some(gate.clone()));
-    by_chunk("gate", xs, Rows { y, a, of_frame: xs.dim(D::Minus2)?, ..Rows::default() })
+    let rows = Rows { y, a, of_frame: xs.dim(D::Minus2)?, ..Rows::default() };
+    let blocks = arguments::Rows::blocks_by_chunk;
+    run(Named { function: "gate".to_owned(), blocks, rows }, xs)
 }
 
 /// `x / sqrt(mean x^2 + eps) * weight` over the last dimension, and then pairs of each head turned by the angles
@@ -60,12 +49,6 @@ pub fn norm_rotate(
     let [y, a, b] = [weight, cos, sin].map(|x| Some(x.clone()));
     let turned = cos.dim(D::Minus1)?;
     by_row("norm_rotate", xs, Rows { y, a, b, turned, eps, ..Rows::default() })
-}
-
-/// By a kernel of which each thread has a chunk.
-fn by_chunk(function: &str, xs: &Tensor, rows: Rows) -> Result<Option<Tensor>> {
-    let blocks = arguments::Rows::blocks_by_chunk;
-    run(Named { function: function.to_owned(), blocks, rows }, xs)
 }
 
 /// By a kernel that has whole rows.
@@ -86,7 +69,7 @@ fn run(named: Named, xs: &Tensor) -> Result<Option<Tensor>> {
         x.dtype() == DType::F32 && is_row && begins(x)
     };
     let is_known = xs.device().is_cuda()
-        && [Some(xs), rows.y.as_ref(), rows.z.as_ref()].iter().flatten().all(is_bf16)
+        && [Some(xs), rows.y.as_ref()].iter().flatten().all(is_bf16)
         && [&rows.a, &rows.b].into_iter().flatten().all(|x| is_f32(&x))
         && xs.dim(D::Minus1)?.is_multiple_of(arguments::Rows::CHUNK)
         && rows.turned.is_multiple_of(arguments::Rows::CHUNK / 2);
@@ -100,7 +83,6 @@ fn run(named: Named, xs: &Tensor) -> Result<Option<Tensor>> {
 #[derive(Default)]
 struct Rows {
     y: Option<Tensor>,
-    z: Option<Tensor>,
     /// In f32, a row for each frame.
     a: Option<Tensor>,
     b: Option<Tensor>,
@@ -135,14 +117,12 @@ impl CustomOp1 for Named {
         let count = layout.shape().elem_count();
         // SAFETY: the kernel writes all of it.
         let mut out = unsafe { device.alloc::<bf16>(count)? };
-        let Rows { y, z, a, b, .. } = &self.rows;
-        let [y, z, a, b] = [y, z, a, b].map(|x| x.as_ref().map(Tensor::storage_and_layout));
+        let Rows { y, a, b, .. } = &self.rows;
+        let [y, a, b] = [y, a, b].map(|x| x.as_ref().map(Tensor::storage_and_layout));
         let mut in_use = Vec::new(); // until the kernel is queued
         let mut arguments = self.arguments(layout)?;
-        for (address, numbers) in [(&mut arguments.y, &y), (&mut arguments.z, &z)] {
-            if let Some((storage, layout)) = numbers {
-                *address = place::<bf16>(storage, layout, &stream, &mut in_use)?;
-            }
+        if let Some((storage, layout)) = &y {
+            arguments.y = place::<bf16>(storage, layout, &stream, &mut in_use)?;
         }
         for (address, table) in [(&mut arguments.a, &a), (&mut arguments.b, &b)] {
             if let Some((storage, layout)) = table {

@@ -110,23 +110,12 @@ impl Linear {
     }
 }
 
-/// The product by candle, the rest by a kernel where there is one.
+/// In one pass where it is known how to do it, else by candle.
 fn on_gpu(weight: &Tensor, bias: &Tensor, xs: &Tensor, then: Then<'_>) -> Result<Tensor> {
-    if std::env::var_os("NO_LT").is_none()
-        && let Some(ys) = kernels::linear(xs, weight, bias, then)?
-    {
+    if let Some(ys) = kernels::linear(xs, weight, bias, then)? {
         return Ok(ys);
     }
-    let ys = candle_nn::Linear::new(weight.clone(), None).forward(xs)?;
-    let fused = match then {
-        Then::Nothing => kernels::add_bias(&ys, bias, None)?,
-        Then::Gelu => kernels::add_bias_gelu(&ys, bias)?,
-        Then::Add(residual) => kernels::add_bias(&ys, bias, Some(residual))?,
-    };
-    if let Some(ys) = fused {
-        return Ok(ys);
-    }
-    let ys = ys.broadcast_add(bias)?;
+    let ys = plain(weight, bias, xs)?;
     match then {
         Then::Nothing => Ok(ys),
         Then::Gelu => gelu_tanh(&ys),
