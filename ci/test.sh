@@ -102,7 +102,11 @@ build_with_cuda() (
     plugin=$CARGO_TARGET_DIR/release/libgstblockcascade.so
     ci/cuda-build.sh clippy --release --features cuda --lib --test cuda -- -D warnings &&
         for kernel in src/device/kernels/*.cu; do
-            ci/cuda-build.sh nvcc -std=c++17 -arch sm_90 --cubin -o "$scratch/kernel" "$kernel" || return 1
+            case $kernel in
+            *_90.cu) of=sm_90a ;; # for warpgroups
+            *) of=sm_90 ;;
+            esac
+            ci/cuda-build.sh nvcc -std=c++17 -arch $of --cubin -o "$scratch/kernel" "$kernel" || return 1
         done &&
         ci/cuda-build.sh test --release --features cuda --test cuda &&
         ci/cuda-build.sh build --release --features cuda --lib &&

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // calls it
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage;
@@ -40,7 +41,7 @@ pub fn linear(
         let is_aligned = x.layout().start_offset().is_multiple_of(CHUNK);
         x.device().is_cuda() && x.dtype() == DType::BF16 && is_aligned
     });
-    if !are_known || !(outputs.is_multiple_of(CHUNK) && inputs.is_multiple_of(CHUNK)) {
+    if !(are_known && outputs.is_multiple_of(CHUNK) && inputs.is_multiple_of(CHUNK)) {
         return Ok(None);
     }
     let epilogue = match then {
@@ -116,17 +117,22 @@ struct Operands {
 }
 
 fn run(stream: &Arc<CudaStream>, sizes: Sizes, operands: &Operands) -> Result<()> {
-    /// By stream: each has memory to work in of its own, and neither ever ends.
+    /// By stream: each has memory to work in of its own, for as long as the process lives.
     static OPENED: Mutex<BTreeMap<usize, Blas>> = Mutex::new(BTreeMap::new());
     stream.context().bind_to_thread().w()?;
     let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-    let key = stream.cu_stream() as usize;
-    if !opened.contains_key(&key) {
-        opened.insert(key, Blas::new(stream)?);
-    }
-    match opened.get_mut(&key) {
-        Some(blas) => blas.run(stream, sizes, operands),
-        None => bail!("cuBLASLt was not opened"),
+    let blas = found_or_made(&mut opened, stream.cu_stream() as usize, || Blas::new(stream))?;
+    blas.run(stream, sizes, operands)
+}
+
+fn found_or_made<K: Ord, V>(
+    all: &mut BTreeMap<K, V>,
+    key: K,
+    make: impl FnOnce() -> Result<V>,
+) -> Result<&mut V> {
+    match all.entry(key) {
+        Entry::Occupied(found) => Ok(found.into_mut()),
+        Entry::Vacant(place) => Ok(place.insert(make()?)),
     }
 }
 
@@ -151,12 +157,7 @@ impl Blas {
     }
 
     fn run(&mut self, stream: &CudaStream, sizes: Sizes, operands: &Operands) -> Result<()> {
-        let plan = match self.plans.entry(sizes) {
-            std::collections::btree_map::Entry::Occupied(plan) => plan.into_mut(),
-            std::collections::btree_map::Entry::Vacant(place) => {
-                place.insert(Plan::new(&self.handle, sizes)?)
-            }
-        };
+        let plan = found_or_made(&mut self.plans, sizes, || Plan::new(&self.handle, sizes))?;
         let (workspace, _in_use) = self.workspace.device_ptr(stream);
         plan.description.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &operands.bias)?;
         let (one, of_residual) = (1f32, if operands.residual == 0 { 0f32 } else { 1f32 });

@@ -63,6 +63,15 @@ fn one_gpu_does_what_the_best_program_does() {
     compare("FlashDreams", got, 34.9, 0.92);
 }
 
+/// This program, on one H200: LongLive, one block at a time and five in flight (`benches/gpu/RESULTS.md`).
+#[test]
+fn one_gpu_does_nearly_that_with_this_program() {
+    let case = case(SMALL, 3, practical(Gpu::H200, Format::Bf16), 1);
+    let predicted = |strategy| forecast(&case, strategy).frames_per_second;
+    compare("one block at a time", predicted(Strategy::Sequential), 42.0, 1.12);
+    compare("five blocks in flight", predicted(CASCADE), 28.9, 1.03);
+}
+
 /// The frames per second of several GPUs, from those of one.
 struct Scaling {
     name: &'static str,
