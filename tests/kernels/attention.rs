@@ -72,6 +72,17 @@ fn is_the_plain_one(kernel: &str, cases: &[Case]) {
     }
 }
 
+/// Sums of powers of two that no float holds.
+#[test]
+fn parts_with_large_scores_are_joined() {
+    let case = Case { parts: 3, ..case(3, 1, 128, &[300], 1) };
+    let [q, k, v] = case.tensors();
+    let (q, keys) = (q.affine(64.0, 0.0).unwrap(), case.keys(&k, &v));
+    let expected = attend(&q, &keys, 1).unwrap();
+    let got = case.run(&compiled("attention_90"), &bf16s(&q), 128, &keys);
+    assert_close(&got, &expected, "large scores");
+}
+
 /// The rows of queries may lie among other numbers, as a product of several linears at once makes them.
 #[test]
 fn queries_may_be_apart() {
