@@ -24,6 +24,7 @@ strip -o "$bundle/blockcascade" "$(program blockcascade build --release --bin bl
 strip -o "$bundle/gpu" "$(program gpu bench --no-run --bench gpu)"
 strip -o "$bundle/cuda" "$(program cuda test --release --no-run --test cuda)"
 strip -o "$bundle/parity" "$(program parity test --release --no-run --test parity)"
+git describe --always --dirty >"$bundle/commit"
 cp -r tests/fixtures "$bundle/tests"
 cp -r benches/gpu benches/peers "$bundle/benches"
 tar -cJf "$bundle.tar.xz" "$bundle"

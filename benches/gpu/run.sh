@@ -46,7 +46,10 @@ if [ "$device" = cpu ]; then
 else
     size=whole small='' model=(--model longlive-1.3b --random-weights --decoder tiny)
 fi
-say "$(date -u +%F)  $(nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv,noheader 2>/dev/null || echo "no GPU")"
+say "$(date -u +%F)  $(nvidia-smi --query-gpu=name,driver_version,memory.total,power.limit --format=csv,noheader \
+    2>/dev/null || echo "no GPU")"
+say "commit $(cat commit), $("$python" -c 'import torch
+print("PyTorch", torch.__version__, "cuDNN", torch.backends.cudnn.version())' 2>/dev/null || echo "no PyTorch")"
 
 # One small thing first: whether the device can be used at all.
 if ! timeout -k 5 60 ./gpu "$device" small taehv >>"$log" 2>&1; then
@@ -60,12 +63,14 @@ fi
 for dtype in f32 bf16; do
     # Without the short cuts that f32 products may take on a GPU.
     say "in $dtype: $(NVIDIA_TF32_OVERRIDE=0 PARITY_DEVICE=$device PARITY_DTYPE=$dtype \
-        limited 40 ./parity | tee -a "$log" | grep '^parity')"
+        limited 90 ./parity | tee -a "$log" | grep '^parity')"
 done
+say "ours:"
 limited 100 ./gpu "$device" "$size" | tee -a "$log" "$figures" | "$python" benches/gpu/table.py
 say "whole streams: one worker, five blocks in flight on it, and spread over two workers on the one device"
 for way in "$device 1" "$device 5" "$device,$device 5"; do
-    limited 75 ./blockcascade bench "${model[@]}" --devices "${way% *}" --widths "${way#* }" --blocks 4 | tee -a "$log"
+    limited 75 ./blockcascade bench "${model[@]}" --devices "${way% *}" --widths "${way#* }" | tee -a "$log"
 done
-limited 470 "$python" -W ignore benches/gpu/torch_gpu.py --device "${device%%:*}" $small | tee -a "$log" >>"$figures"
+limited 470 "$python" -W ignore benches/gpu/torch_gpu.py --device "$device" $small | tee -a "$log" >>"$figures"
+say "beside PyTorch:"
 "$python" benches/gpu/table.py <"$figures" | tee -a "$log"

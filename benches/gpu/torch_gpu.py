@@ -253,10 +253,12 @@ def workloads(place, is_small):
     yield "taehv", "PyTorch", lambda: Taehv(place, latent)
     yield "umt5_77", "transformers", lambda: Umt5(place, is_small)
     for name, sizes, past in (
-        ("dit_1_3b_kv6", small, 6),
-        ("dit_1_3b_kv12", small, 12),
+        ("dit_1_3b_kv9", small, 9),
         ("dit_1_3b_kv21", small, 21),
         ("dit_14b_4_layers_kv21", large, 21),
+        ("dit_1_3b_kv18", small, 18),
+        ("dit_1_3b_kv12", small, 12),
+        ("dit_1_3b_kv6", small, 6),
     ):
         for peer, is_compiled in (("PyTorch", False), ("compiled", True)):
             yield name, peer, lambda sizes=sizes, past=past, c=is_compiled: Dit(place, sizes, past, c)
@@ -276,13 +278,15 @@ def measure(run, synchronize):
 @torch.no_grad()
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("names", nargs="*", metavar="workload")
     args = parser.parse_args()
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
     is_gpu = args.device.startswith("cuda")
+    if is_gpu:
+        torch.cuda.set_device(args.device)
     place = {"device": args.device, "dtype": torch.bfloat16}
     for name, peer, make in workloads(place, args.small):
         if args.names and name not in args.names:

@@ -29,7 +29,7 @@ pub struct Piece {
     pub end: i64,
 }
 
-/// Of `attention.cu`.
+/// Of `attention.cu` and `attention_90.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Attention {
@@ -106,7 +106,7 @@ impl Attention {
     }
 }
 
-/// Of `convolution.cu`.
+/// Of `convolution.cu` and `convolution_90.cu`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Convolution {

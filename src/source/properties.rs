@@ -137,7 +137,7 @@ fn network_rows() -> Vec<Property> {
         row!(
             glib::ParamSpecEnum::builder_with_default("dtype", defaults.dtype)
                 .nick("Number format")
-                .blurb("Number format of the transformer and, on a GPU, of the decoder")
+                .blurb("Number format of the transformer and, on a GPU, of the decoder (tiny ones: f16 for bf16)")
                 .mutable_ready(),
             dtype
         ),

@@ -23,12 +23,12 @@ struct Piece {
 struct Arguments {
     const bf16* q; // (queries, heads, D), `q_row` numbers from token to token
     bf16* out;     // (queries, heads, D), contiguous
-    float* parts;  // of each part of the keys: as out, and behind all of those a number for each row
+    float* parts;  // of attention_90.cu
     long long q_row;
     int queries;
     int heads;
     int keys;
-    int key_parts; // of which each block of threads has one
+    int key_parts; // of attention_90.cu
     float scale;     // of scores, for powers of two
     float last_bias; // of the last key's, likewise
     Piece pieces[PIECES];

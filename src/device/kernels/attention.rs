@@ -7,7 +7,7 @@ use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 use half::bf16;
 
-use super::{Launch, THREADS, THREADS_90, is_hopper, multiprocessors, place, place_on};
+use super::{HOPPER, Launch, THREADS, THREADS_90, capability, multiprocessors, place, place_on};
 use crate::device::arguments::{self, PIECES};
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"));
@@ -92,7 +92,7 @@ impl CustomOp1 for Attention {
         arguments.q = place_on::<bf16>(q, layout, &stream, &mut in_use)?;
         let (address, out_in_use) = out.device_ptr_mut(&stream);
         arguments.out = address;
-        if is_hopper(device)? && width == WIDTH_90 {
+        if capability(device)? == HOPPER && width == WIDTH_90 {
             attend_90(device, arguments)?;
         } else {
             launch(heads, width, queries).run(device, &arguments)?;

@@ -7,7 +7,7 @@ use candle_core::cuda_backend::{CudaDType, CudaStorage};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
 use half::{bf16, f16};
 
-use super::{Launch, THREADS, THREADS_90, is_hopper, place, place_on};
+use super::{AMPERE, HOPPER, Launch, THREADS, THREADS_90, capability, place, place_on};
 use crate::device::arguments;
 
 const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/convolution.ptx"));
@@ -49,11 +49,11 @@ impl ConvWeight {
 pub fn lay_out(weight: &Tensor, enlarge: usize, is_dense: bool) -> Result<Option<ConvWeight>> {
     let (outputs, inputs, _, rows, columns) = weight.dims5()?;
     let Device::Cuda(device) = weight.device() else { return Ok(None) };
-    let is_known = matches!(weight.dtype(), DType::BF16 | DType::F16);
-    if !is_known || !inputs.is_multiple_of(CHUNK) || enlarge > 2 {
+    let is_half = matches!(weight.dtype(), DType::BF16 | DType::F16);
+    if !is_half || capability(device)? < AMPERE || !inputs.is_multiple_of(CHUNK) || enlarge > 2 {
         return Ok(None);
     }
-    if is_dense && [(1, 1), (3, 3)].contains(&(rows, columns)) && is_hopper(device)? {
+    if is_dense && [(1, 1), (3, 3)].contains(&(rows, columns)) && capability(device)? == HOPPER {
         let of_block = of_block(OUTPUTS_90, outputs);
         let weight = arguments::Convolution::by_patches(weight, of_block)?;
         return Ok(Some(ConvWeight::ByPatches(weight, of_block)));

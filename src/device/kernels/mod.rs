@@ -1,4 +1,5 @@
-//! Kernels of ours for NVIDIA GPUs: the `.cu` files beside this one, compiled when the crate is built. Each takes
+//! Kernels of ours for NVIDIA GPUs: the `.cu` files beside this one, compiled when the crate is built; and products
+//! by cuBLASLt. Each takes
 //! what it knows, and answers nothing to the rest: that is left to candle's operators.
 #![allow(unsafe_code)] // launches them
 
@@ -23,7 +24,9 @@ pub use self::rows::{gate, modulate, norm_rotate, norm_silu, rms_norm};
 /// Threads of a block, in kernels for all GPUs and in those for warpgroups.
 const THREADS: u32 = 256;
 const THREADS_90: u32 = 384;
-/// GPUs that have warpgroups as `hopper.cuh` has them, as major and minor version: no others, older or newer.
+/// Compute capabilities, as major and minor version: the oldest that the kernels are for, and the one that has
+/// warpgroups as `hopper.cuh` has them, which newer ones have not.
+const AMPERE: (i32, i32) = (8, 0);
 const HOPPER: (i32, i32) = (9, 0);
 
 /// A function of a file of kernels, and how it is started.
@@ -57,8 +60,8 @@ impl Launch {
     }
 }
 
-fn is_hopper(device: &CudaDevice) -> Result<bool> {
-    Ok(device.cuda_stream().context().compute_capability().w()? == HOPPER)
+fn capability(device: &CudaDevice) -> Result<(i32, i32)> {
+    device.cuda_stream().context().compute_capability().w()
 }
 
 /// Blocks of threads that run at once, where one takes all that there is for it.

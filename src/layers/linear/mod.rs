@@ -2,7 +2,8 @@
 //!
 //! The plain path is candle's, on any device and in any dtype. The fast ones, on a CPU, sum up from the
 //! bias on in f32 and compute in the caller's thread pool: candle's own additions of large tensors go
-//! through one pool of the process that serves one caller at a time.
+//! through one pool of the process that serves one caller at a time. In bf16 on a GPU the product adds the bias
+//! and does what follows.
 
 mod packed;
 mod widened;

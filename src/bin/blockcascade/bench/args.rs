@@ -43,8 +43,8 @@ pub struct Args {
     /// Which network makes frames of latents
     #[arg(long, value_enum, default_value_t)]
     decoder: Decoder,
-    /// Number format of the transformer and, on a GPU, of the decoder; the text encoder is in bf16 unless this
-    /// is f32
+    /// Number format of the transformer and, on a GPU, of the decoder, of which tiny ones have f16 for bf16; the
+    /// text encoder is in bf16 unless this is f32
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
     #[command(flatten)]

@@ -45,8 +45,8 @@ pub struct Args {
     /// Threads of each worker on a CPU [default: its share of the cores]
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
-    /// Number format of the transformer and, on a GPU, of the decoder; the text encoder is in bf16 unless this
-    /// is f32
+    /// Number format of the transformer and, on a GPU, of the decoder, of which tiny ones have f16 for bf16; the
+    /// text encoder is in bf16 unless this is f32
     #[arg(long, value_enum, default_value_t)]
     dtype: Dtype,
     /// NAME.y4m, - for standard output, a folder, or pictures such as frame-%05d.png
