@@ -103,10 +103,12 @@ build_with_cuda() (
     ci/cuda-build.sh clippy --release --features cuda --lib --test cuda -- -D warnings &&
         for kernel in src/device/kernels/*.cu; do
             case $kernel in
-            *_90.cu) of=sm_90a ;; # for warpgroups
-            *) of=sm_90 ;;
+            *_90.cu) processors=sm_90a ;; # for warpgroups
+            *) processors="sm_80 sm_90" ;;
             esac
-            ci/cuda-build.sh nvcc -std=c++17 -arch $of --cubin -o "$scratch/kernel" "$kernel" || return 1
+            for processor in $processors; do
+                ci/cuda-build.sh nvcc -std=c++17 -arch $processor --cubin -o "$scratch/kernel" "$kernel" || return 1
+            done
         done &&
         ci/cuda-build.sh test --release --features cuda --test cuda &&
         ci/cuda-build.sh build --release --features cuda --lib &&

@@ -97,7 +97,7 @@ impl LayerNorm {
         Ok(Self { bias: weight.zeros_like()?, weight, dtype: DType::F32, eps: eps as f32 })
     }
 
-    /// Same shape as `xs`, in the dtype of the weights.
+    /// Same shape as `xs`, in the dtype that weights are loaded in.
     pub fn forward(&self, xs: &Tensor) -> Result<Tensor> {
         if is_host(xs, DType::BF16) && self.dtype == DType::BF16 {
             return self.scaled(xs, &self.weight, &self.bias);

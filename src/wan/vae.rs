@@ -49,7 +49,7 @@ pub struct WanVaeConfig {
     pub std: Vec<f32>,
 }
 
-/// That kernels take at once.
+/// Channels that a kernel for GPUs takes at once.
 const CHANNELS: usize = 8;
 
 /// Wan 2.1's, upstream `WanVAEWrapper.mean`.

@@ -279,22 +279,19 @@ impl Upsample {
             *past = Past::Zeros;
             return self.resample.forward(None, xs);
         }
-        let doubled = split_frames(&time_conv.forward(past.frames(), xs)?, 2)?;
+        let doubled = split_frames(&time_conv.forward(past.frames(), xs)?)?;
         *past = past.after(xs, REACH)?;
         self.resample.forward(None, &doubled)
     }
 }
 
-/// `(frames, h, w, count * channels)` to `(frames * count, h, w, channels)`: each group of channels
-/// is a frame, the earliest first.
-pub(super) fn split_frames(xs: &Tensor, count: usize) -> Result<Tensor> {
-    if count == 1 {
-        return Ok(xs.clone());
-    }
+/// `(frames, h, w, 2 * channels)` to `(frames * 2, h, w, channels)`: each half of the channels is a frame, the
+/// earlier one first.
+fn split_frames(xs: &Tensor) -> Result<Tensor> {
     let (frames, height, width, channels) = xs.dims4()?;
-    let groups = xs.reshape((frames, height, width, count, channels / count))?;
-    let groups = groups.permute((0, 3, 1, 2, 4))?.contiguous()?;
-    groups.reshape((frames * count, height, width, channels / count))
+    let halves = xs.reshape((frames, height, width, 2, channels / 2))?;
+    let halves = halves.permute((0, 3, 1, 2, 4))?.contiguous()?;
+    halves.reshape((frames * 2, height, width, channels / 2))
 }
 
 /// Half the size; in time, half the frames where it has a `time_conv` (upstream `Resample`,

@@ -6,7 +6,7 @@ use gstblockcascade::layers::attention::{Kv, attend};
 use half::bf16;
 use libloading::Library;
 
-use crate::{address, assert_close, bf16s, compiled, randn, run_both_ways};
+use crate::{address, assert_close, bf16s, compiled, randn, run, run_both_ways};
 
 /// Some queries over keys in pieces.
 struct Case {
@@ -17,6 +17,7 @@ struct Case {
     last_count: usize,
     /// Of the keys.
     parts: usize,
+    kernel: &'static str,
 }
 
 const fn case(
@@ -26,7 +27,7 @@ const fn case(
     pieces: &'static [usize],
     last_count: usize,
 ) -> Case {
-    Case { queries, heads, width, pieces, last_count, parts: 1 }
+    Case { queries, heads, width, pieces, last_count, parts: 1, kernel: "attention" }
 }
 
 /// Tiles that are full and that are not, keys that end with a tile and that do not, pieces shorter than a
@@ -40,29 +41,38 @@ const CASES: [Case; 6] = [
     case(40, 1, 128, &[192], 2),
 ];
 
+const fn case_90(
+    queries: usize,
+    heads: usize,
+    pieces: &'static [usize],
+    last_count: usize,
+) -> Case {
+    Case { kernel: "attention_90", ..case(queries, heads, Attention::WIDTH_90, pieces, last_count) }
+}
+
 /// Whole tiles and parts of them, in one piece and in several, all stages and more tiles than stages.
 const CASES_90: [Case; 7] = [
-    case(5, 2, 128, &[3], 9),
-    case(128, 1, 128, &[77, 1], 435),
-    case(200, 2, 128, &[128, 0, 100, 37], 1),
-    case(70, 1, 128, &[300, 212], 2),
-    case(64, 1, 128, &[130, 700], 1),
-    Case { parts: 2, ..case(131, 2, 128, &[200, 185], 3) },
-    Case { parts: 3, ..case(3, 1, 128, &[300], 1) },
+    case_90(5, 2, &[3], 9),
+    case_90(128, 1, &[77, 1], 435),
+    case_90(200, 2, &[128, 0, 100, 37], 1),
+    case_90(70, 1, &[300, 212], 2),
+    case_90(64, 1, &[130, 700], 1),
+    Case { parts: 2, ..case_90(131, 2, &[200, 185], 3) },
+    Case { parts: 3, ..case_90(3, 1, &[300], 1) },
 ];
 
 #[test]
 fn attention_is_the_plain_one() {
-    is_the_plain_one("attention", &CASES);
+    are_the_plain_one(&CASES);
 }
 
 #[test]
 fn attention_of_warpgroups_is_the_plain_one() {
-    is_the_plain_one("attention_90", &CASES_90);
+    are_the_plain_one(&CASES_90);
 }
 
-fn is_the_plain_one(kernel: &str, cases: &[Case]) {
-    let kernel = compiled(kernel);
+fn are_the_plain_one(cases: &[Case]) {
+    let kernel = compiled(cases[0].kernel);
     for (number, case) in cases.iter().enumerate() {
         let [q, k, v] = case.tensors();
         let keys = case.keys(&k, &v);
@@ -75,25 +85,27 @@ fn is_the_plain_one(kernel: &str, cases: &[Case]) {
 /// Sums of powers of two that no float holds.
 #[test]
 fn parts_with_large_scores_are_joined() {
-    let case = Case { parts: 3, ..case(3, 1, 128, &[300], 1) };
+    let case = Case { parts: 3, ..case_90(3, 1, &[300], 1) };
     let [q, k, v] = case.tensors();
     let (q, keys) = (q.affine(64.0, 0.0).unwrap(), case.keys(&k, &v));
     let expected = attend(&q, &keys, 1).unwrap();
-    let got = case.run(&compiled("attention_90"), &bf16s(&q), 128, &keys);
+    let got = case.run(&compiled(case.kernel), &bf16s(&q), case.width, &keys);
     assert_close(&got, &expected, "large scores");
 }
 
 /// The rows of queries may lie among other numbers, as a product of several linears at once makes them.
 #[test]
 fn queries_may_be_apart() {
-    let (kernel, case) = (compiled("attention"), case(20, 2, 32, &[33], 1));
-    let [q, k, v] = case.tensors();
-    let (q, keys) = (bf16s(&q), case.keys(&k, &v));
-    let row = case.heads * case.width;
-    let filled = |row: &[bf16]| [row, &[bf16::NAN; 64]].concat();
-    let apart: Vec<_> = q.chunks(row).flat_map(filled).collect();
-    let expected = case.run(&kernel, &q, row, &keys);
-    assert_eq!(case.run(&kernel, &apart, row + 64, &keys), expected);
+    for case in [case(20, 2, 32, &[33], 1), case_90(130, 2, &[33], 1)] {
+        let kernel = compiled(case.kernel);
+        let [q, k, v] = case.tensors();
+        let (q, keys) = (bf16s(&q), case.keys(&k, &v));
+        let row = case.heads * case.width;
+        let filled = |row: &[bf16]| [row, &[bf16::NAN; 64]].concat();
+        let apart: Vec<_> = q.chunks(row).flat_map(filled).collect();
+        let expected = case.run(&kernel, &q, row, &keys);
+        assert_eq!(case.run(&kernel, &apart, row + 64, &keys), expected);
+    }
 }
 
 impl Case {
@@ -122,18 +134,17 @@ impl Case {
             arguments.push(index, *tokens, [address(k), address(v)]);
         }
         run_both_ways(self.queries * self.heads * self.width, |out, is_late| {
-            type Run = unsafe extern "C" fn(*const Attention, i32, i32, i32, i32, bool);
-            let columns = self.queries.div_ceil(Attention::QUERIES) as i32;
-            let mut arguments = arguments;
             let rows = self.queries * self.heads;
             let mut parts = vec![f32::NAN; self.parts * rows * (self.width + 1)];
+            let mut arguments = arguments;
             (arguments.out, arguments.parts) = (out, parts.as_mut_ptr() as u64);
             arguments.key_parts = self.parts as i32;
-            // SAFETY: so `attention.cpp` has it, and all that the arguments point to outlives the call.
-            unsafe {
-                let run = kernel.get::<Run>(b"run_attention").unwrap();
-                let [heads, width, parts] = [self.heads, self.width, self.parts].map(|n| n as i32);
-                run(&arguments, columns, heads, width, parts, is_late);
+            match self.kernel {
+                "attention" => run(kernel, &arguments.start(self.width), &arguments, is_late),
+                _ => run(kernel, &arguments.start_90(), &arguments, is_late),
+            }
+            if self.parts > 1 {
+                run(kernel, &arguments.start_joining(), &arguments, is_late);
             }
         })
     }

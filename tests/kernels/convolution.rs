@@ -1,12 +1,12 @@
 //! Convolution.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
 use gstblockcascade::device::arguments::Convolution;
 use gstblockcascade::layers::conv::{Activation, Conv, Geometry};
 use half::{bf16, f16};
 use libloading::Library;
 
-use crate::{Number, address, assert_close, compiled, numbers, randn, run_both_ways};
+use crate::{Number, address, assert_close, compiled, numbers, randn, run, run_both_ways};
 
 /// A convolution of some frames behind some others.
 #[derive(Clone)]
@@ -18,37 +18,22 @@ struct Case {
     /// Frames, rows, columns.
     xs: [usize; 3],
     has_residual: bool,
-    /// Outputs of a block of threads.
-    of_block: usize,
 }
 
 /// What the decoders have, in sizes that fill tiles and that do not, with all of the past, some and none.
 fn cases() -> [Case; 7] {
-    let case = |kernel, geometry, past, xs| Case {
-        kernel,
-        geometry,
-        past,
-        xs,
-        has_residual: false,
-        of_block: 32,
-    };
+    let case =
+        |kernel, geometry, past, xs| Case { kernel, geometry, past, xs, has_residual: false };
     let same = Geometry::same(3);
     let halved = Geometry { padding: (0, 1), stride: 2, ..Geometry::POINTWISE };
     let time = Geometry::POINTWISE.causal(3);
     [
         case([32, 16, 1, 1, 1], Geometry::POINTWISE, 0, [1, 3, 5]),
-        Case {
-            has_residual: true,
-            of_block: 96,
-            ..case([96, 40, 3, 3, 3], same.causal(3), 2, [3, 7, 9])
-        },
+        Case { has_residual: true, ..case([96, 40, 3, 3, 3], same.causal(3), 2, [3, 7, 9]) },
         case([3, 8, 3, 3, 3], same.causal(3), 1, [2, 6, 11]),
-        Case {
-            of_block: 64,
-            ..case([70, 32, 1, 3, 3], Geometry { enlarge: 2, ..same }, 0, [1, 5, 4])
-        },
+        Case { ..case([70, 32, 1, 3, 3], Geometry { enlarge: 2, ..same }, 0, [1, 5, 4]) },
         case([24, 8, 1, 3, 3], halved, 0, [2, 8, 6]),
-        Case { of_block: 128, ..case([160, 64, 3, 1, 1], time, 0, [2, 4, 5]) },
+        case([160, 64, 3, 1, 1], time, 0, [2, 4, 5]),
         case([16, 8, 3, 1, 1], Geometry { frame_stride: 2, front: 0, ..time }, 1, [4, 3, 3]),
     ]
 }
@@ -57,12 +42,12 @@ fn cases() -> [Case; 7] {
 fn cases_of_patches() -> [Case; 6] {
     let [_, wide, thin, enlarged, _, in_time, _] = cases();
     [
-        Case { of_block: 64, ..cases()[0].clone() },
+        cases()[0].clone(),
         Case { xs: [3, 17, 9], ..wide },
-        Case { of_block: 8, xs: [2, 6, 33], ..thin },
+        Case { xs: [2, 6, 33], ..thin },
         Case { xs: [1, 9, 7], ..enlarged },
         Case { xs: [2, 4, 18], ..in_time },
-        Case { has_residual: true, of_block: 64, ..cases()[0].clone() },
+        Case { has_residual: true, ..cases()[0].clone() },
     ]
 }
 
@@ -143,7 +128,7 @@ impl Case {
     ) -> Vec<T> {
         let weight = numbers::<T>(&match layout {
             Layout::Windows => Convolution::by_windows(&inputs.weight).unwrap(),
-            Layout::Patches => Convolution::by_patches(&inputs.weight, self.of_block).unwrap(),
+            Layout::Patches => Convolution::by_patches(&inputs.weight, self.of_block()).unwrap(),
         });
         let [bias, xs] = [&inputs.bias, &inputs.xs].map(numbers::<T>);
         let [past, residual] = [&inputs.past, &inputs.residual].map(|x| x.as_ref().map(numbers));
@@ -157,29 +142,19 @@ impl Case {
             is_relu: (activation == Activation::Relu).into(),
             ..self.sizes(&inputs.xs, expected)
         };
-        let [columns, rows] = self.grid(layout, expected).map(|blocks| blocks as i32);
         run_both_ways(expected.elem_count(), |out, is_late| {
-            type Run = unsafe extern "C" fn(*const Convolution, i32, i32, i32, bool, bool);
             let arguments = Convolution { out, ..arguments };
-            let (outputs, is_f16) = (self.of_block as i32, T::DTYPE == DType::F16);
-            // SAFETY: so `convolution.cpp` has it, and all that the arguments point to outlives the call.
-            unsafe {
-                let run = kernel.get::<Run>(b"run_convolution").unwrap();
-                run(&arguments, columns, rows, outputs, is_f16, is_late);
-            }
+            let numbers = T::DTYPE.as_str();
+            let start = match layout {
+                Layout::Windows => arguments.start(numbers),
+                Layout::Patches => arguments.start_90(numbers, self.of_block()),
+            };
+            run(kernel, &start, &arguments, is_late);
         })
     }
 
-    /// As device/kernels/convolution.rs has it.
-    fn grid(&self, layout: Layout, expected: &Tensor) -> [usize; 2] {
-        let (frames, height, width, outputs) = expected.dims4().unwrap();
-        let parts = match layout {
-            Layout::Windows => (frames * height * width).div_ceil(Convolution::PIXELS),
-            Layout::Patches => {
-                frames * height.div_ceil(Convolution::SIDE) * width.div_ceil(Convolution::SIDE)
-            }
-        };
-        [parts, outputs.div_ceil(self.of_block)]
+    fn of_block(&self) -> usize {
+        Convolution::of_block_90(self.kernel[0])
     }
 
     /// All but the numbers themselves.

@@ -52,8 +52,11 @@ struct Copy {
 
 // As hopper.cuh has it; one whose phase waits for threads, and for bytes.
 struct Barrier {
-    int expected, left, bytes, phase;
+    uint8_t expected, left;
+    uint16_t phase;
+    int bytes;
 };
+static_assert(sizeof(Barrier) == 8, "as on a GPU: shared memory is as large");
 
 // What comes to a barrier once somebody waits there: copies, with the thread that made them, or with so many bytes.
 struct Delivery {
@@ -111,41 +114,54 @@ inline void run_fiber() {
     swapcontext(&block->fibers[threadIdx.x].context, &block->scheduler);
 }
 
+// Nobody wrote behind the memory that a block shares.
+inline void check_memory(int shared_bytes) {
+    auto* memory = reinterpret_cast<const unsigned char*>(block_memory);
+    auto is_written = [](unsigned char byte) { return byte != 0xff; };
+    if (std::any_of(memory + shared_bytes, memory + sizeof block_memory, is_written)) {
+        fprintf(stderr, "a block takes more than %d bytes of shared memory\n", shared_bytes);
+        abort();
+    }
+}
+
+inline void run_block(int threads, int shared_bytes) {
+    block->fibers.resize(threads);
+    block->warps.assign(threads / LANES, Meeting{LANES});
+    block->all = Meeting{threads};
+    memset(block_memory, 0xff, sizeof block_memory); // NaN to whoever reads what was never written
+    for (Fiber& fiber : block->fibers) {
+        getcontext(&fiber.context);
+        fiber.context.uc_stack = {fiber.stack.get(), 0, STACK};
+        makecontext(&fiber.context, run_fiber, 0);
+    }
+    for (int left = threads, turns = 0; left > 0; ++turns) {
+        left = 0;
+        for (int i = 0; i < threads; ++i)
+            if (!block->fibers[i].is_done) {
+                ++left;
+                threadIdx = {i, 0, 0};
+                swapcontext(&block->scheduler, &block->fibers[i].context);
+            }
+        if (turns > 1 << 22) {
+            fprintf(stderr, "a block waits for itself\n");
+            abort();
+        }
+    }
+    check_memory(shared_bytes);
+}
+
 // All blocks of a grid, one after the other. Whoever does not wait for a copy is found out when copies are late,
 // whoever does not wait for the readers before when they are not.
-inline void launch(uint3 grid, int threads, bool is_late, std::function<void()> kernel) {
+inline void launch(uint3 grid, int threads, int shared_bytes, bool is_late, std::function<void()> kernel) {
     gridDim = grid;
-    for (int z = 0; z < grid.z; ++z)
-    for (int y = 0; y < grid.y; ++y)
-        for (int x = 0; x < grid.x; ++x) {
-            Block of_threads;
-            block = &of_threads;
-            blockIdx = {x, y, z};
-            block->kernel = kernel;
-            block->is_late = is_late;
-            block->fibers.resize(threads);
-            block->warps.assign(threads / LANES, Meeting{LANES});
-            block->all = Meeting{threads};
-            memset(block_memory, 0xff, sizeof block_memory); // NaN to whoever reads what was never written
-            for (Fiber& fiber : block->fibers) {
-                getcontext(&fiber.context);
-                fiber.context.uc_stack = {fiber.stack.get(), 0, STACK};
-                makecontext(&fiber.context, run_fiber, 0);
-            }
-            for (int left = threads, turns = 0; left > 0; ++turns) {
-                left = 0;
-                for (int i = 0; i < threads; ++i)
-                    if (!block->fibers[i].is_done) {
-                        ++left;
-                        threadIdx = {i, 0, 0};
-                        swapcontext(&block->scheduler, &block->fibers[i].context);
-                    }
-                if (turns > 1 << 22) {
-                    fprintf(stderr, "a block waits for itself\n");
-                    abort();
-                }
-            }
-        }
+    for (int number = 0; number < grid.x * grid.y * grid.z; ++number) {
+        Block of_threads;
+        block = &of_threads;
+        block->kernel = kernel;
+        block->is_late = is_late;
+        blockIdx = {number % grid.x, number / grid.x % grid.y, number / grid.x / grid.y};
+        run_block(threads, shared_bytes);
+    }
 }
 
 template <typename T>
@@ -153,7 +169,7 @@ T& shared_memory() {
     return *reinterpret_cast<T*>(block_memory);
 }
 
-inline void begin(Barrier& barrier, int expected) { barrier = {expected, expected, 0, 0}; }
+inline void begin(Barrier& barrier, int expected) { barrier = {uint8_t(expected), uint8_t(expected), 0, 0}; }
 
 // What a phase waits for becomes less, or for bytes more.
 inline void come(Barrier& barrier, int threads, int bytes) {
@@ -378,8 +394,8 @@ inline void multiply(float (&sums)[N][4], const unsigned (&a)[4], Matrix b) {
             fprintf(stderr, "registers change while they are multiplied\n");
             abort();
         }
-        sum_up(sums, true, [=](int r, int k) { return half_of(all[(r % 8 * 4 + k % 8 / 2) * 4 + r / 8 + k / 8 * 2], k % 2); },
-               [=](int n, int k) { return widen(b.turned(n, k)); });
+        auto of_a = [=](int r, int k) { return half_of(all[(r % 8 * 4 + k % 8 / 2) * 4 + r / 8 + k / 8 * 2], k % 2); };
+        sum_up(sums, true, of_a, [=](int n, int k) { return widen(b.turned(n, k)); });
     });
 }
 

@@ -9,28 +9,43 @@ mod rows;
 
 use std::cell::RefCell;
 use std::fmt::Debug;
-use std::path::Path;
+use std::fs;
 use std::process::Command;
 
 use candle_core::{DType, Device, Tensor, WithDType};
+use gstblockcascade::device::arguments::Start;
 use half::{bf16, f16};
 use libloading::Library;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// `tests/kernels/NAME.cpp`, compiled for the host. Not for two threads at once: its fibers are one's.
+/// A file of kernels, compiled for the host. Not for two threads at once: its fibers are one's.
 fn compiled(name: &str) -> Library {
     let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("kernel.so");
-    let here = Path::new("tests/kernels");
+    let [source, file] = ["kernel.cpp", "kernel.so"].map(|name| folder.path().join(name));
+    fs::write(&source, format!("#include \"{name}.cu\"\n#include \"run.h\"\n")).unwrap();
     let mut compiler = Command::new("c++");
     compiler.args(["-std=c++17", "-O2", "-Wall", "-Wno-unknown-pragmas", "-shared", "-fPIC"]);
-    compiler.args(["-I", "src/device/kernels", "-I"]).arg(here).arg("-o").arg(&file);
-    let status = compiler.arg(here.join(name).with_extension("cpp")).status().unwrap();
+    compiler.args(["-I", "src/device/kernels", "-I", "tests/kernels", "-o"]).arg(&file);
+    let status = compiler.arg(&source).status().unwrap();
     assert!(status.success());
     // SAFETY: it does nothing when it is loaded.
     unsafe { Library::new(&file).unwrap() }
+}
+
+/// Runs the kernel, with copies that arrive at once or late.
+fn run<A>(kernels: &Library, start: &Start, arguments: &A, is_late: bool) {
+    type Kernel = unsafe extern "C" fn();
+    type Run<A> = unsafe extern "C" fn(Kernel, *const A, *const i32, i32, i32, bool);
+    let grid = start.grid.map(|blocks| blocks as i32);
+    let (threads, shared_bytes) = (start.threads as i32, start.shared_bytes as i32);
+    // SAFETY: so `run.h` has it, and all that the arguments point to outlives the call.
+    unsafe {
+        let kernel = kernels.get::<Kernel>(start.function.as_bytes()).unwrap();
+        let run = kernels.get::<Run<A>>(b"run_kernel").unwrap();
+        run(*kernel, arguments, grid.as_ptr(), threads, shared_bytes, is_late);
+    }
 }
 
 /// Normal numbers as bf16 has them, in f32: the same in every run of a test, which has a thread of its own.

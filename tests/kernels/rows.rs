@@ -4,24 +4,12 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use gstblockcascade::device::arguments::Rows;
+use gstblockcascade::device::arguments::{Rows, Start};
 use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, add_gated, rms_norm_silu};
 use gstblockcascade::layers::rope::{Grid, Rope};
 use half::bf16;
 
-use crate::{address, assert_rounded, bf16s, compiled, randn, run_both_ways};
-
-/// As `rows.cpp` numbers them: of whole rows, and of chunks.
-#[derive(Clone, Copy)]
-enum Which {
-    Row(i32),
-    Gate,
-}
-
-const NORM_SILU: Which = Which::Row(0);
-const MODULATE: Which = Which::Row(1);
-const NORM_ROTATE: Which = Which::Row(2);
-const RMS_NORM: Which = Which::Row(3);
+use crate::{address, assert_rounded, bf16s, compiled, randn, run, run_both_ways};
 
 /// Frames, tokens, width: a lane a row, several, a warp, more than it has lanes for, and rows that leave some idle.
 const SIZES: [[usize; 3]; 7] =
@@ -39,21 +27,15 @@ fn rows(x: &[bf16], [frames, tokens, width]: [usize; 3]) -> Rows {
     }
 }
 
-fn run(arguments: Rows, which: Which) -> Vec<bf16> {
-    type Run = unsafe extern "C" fn(*const Rows, i32, i32, i32, bool);
+/// By a kernel that has whole rows.
+fn by_row(arguments: Rows, function: &str) -> Vec<bf16> {
+    started(arguments, &arguments.start(function).unwrap())
+}
+
+fn started(arguments: Rows, start: &Start) -> Vec<bf16> {
     let kernel = compiled("rows");
-    let [rows, width] = [arguments.rows, arguments.width].map(|count| count as usize);
-    let (columns, which, most) = match which {
-        Which::Row(which) => (Rows::blocks(rows, width), which, Rows::most(width).unwrap()),
-        Which::Gate => (Rows::blocks_by_chunk(rows, width), 0, 0),
-    };
-    run_both_ways(rows * width, |out, is_late| {
-        let arguments = Rows { out, ..arguments };
-        // SAFETY: so `rows.cpp` has it, and all that the arguments point to outlives the call.
-        unsafe {
-            let run = kernel.get::<Run>(b"run_rows").unwrap();
-            run(&arguments, columns as i32, which, most as i32, is_late);
-        }
+    run_both_ways((arguments.rows * arguments.width) as usize, |out, is_late| {
+        run(&kernel, start, &Rows { out, ..arguments }, is_late);
     })
 }
 
@@ -64,7 +46,7 @@ fn norm_and_silu() {
         let expected = rms_norm_silu(&xs, &gamma).unwrap().unwrap();
         let (xs, gamma) = (bf16s(&xs), bf16s(&gamma));
         let arguments = Rows { y: address(&gamma), ..rows(&xs, size) };
-        assert_rounded(&run(arguments, NORM_SILU), &expected, &format!("{size:?}"));
+        assert_rounded(&by_row(arguments, "norm_silu"), &expected, &format!("{size:?}"));
     }
 }
 
@@ -77,7 +59,7 @@ fn a_norm() {
         let expected = RmsNorm::new(width, EPS.into(), vb).unwrap().forward(&xs).unwrap();
         let (xs, weight) = (bf16s(&xs), bf16s(&weight));
         let arguments = Rows { y: address(&weight), ..rows(&xs, size) };
-        assert_rounded(&run(arguments, RMS_NORM), &expected, &format!("{size:?}"));
+        assert_rounded(&by_row(arguments, "rms_norm"), &expected, &format!("{size:?}"));
     }
 }
 
@@ -86,7 +68,7 @@ fn a_norm() {
 fn a_row_of_zeros_has_no_length() {
     let (xs, gamma) = ([bf16::ZERO; 16], [bf16::ONE; 16]);
     let arguments = Rows { y: address(&gamma), ..rows(&xs, [1, 1, 16]) };
-    assert_eq!(run(arguments, NORM_SILU), xs);
+    assert_eq!(by_row(arguments, "norm_silu"), xs);
 }
 
 #[test]
@@ -104,7 +86,7 @@ fn modulation() {
         let (a_row, b_row) = (width as i64, 2 * width as i64);
         let (a, b) = (address(&scale), address(&shift));
         let arguments = Rows { a, b, a_row, b_row, ..rows(&xs, size) };
-        assert_rounded(&run(arguments, MODULATE), &expected, &format!("{size:?}"));
+        assert_rounded(&by_row(arguments, "modulate"), &expected, &format!("{size:?}"));
     }
 }
 
@@ -116,7 +98,11 @@ fn a_gate() {
         let (xs, ys, gate) = (bf16s(&xs), bf16s(&ys), apart(&f32s(&gate), width));
         let (y, a, a_row) = (address(&ys), address(&gate), 2 * width as i64);
         let arguments = Rows { y, a, a_row, ..rows(&xs, size) };
-        assert_rounded(&run(arguments, Which::Gate), &expected, &format!("{size:?}"));
+        assert_rounded(
+            &started(arguments, &arguments.start_by_chunk("gate")),
+            &expected,
+            &format!("{size:?}"),
+        );
     }
 }
 
@@ -138,7 +124,7 @@ fn norm_and_rotation() {
         let tables = Rows { a, b, a_row: row, b_row: row, ..rows(&xs, size) };
         let arguments = Rows { y: address(&weight), turned: row as i32, ..tables };
         assert_rounded(
-            &run(arguments, NORM_ROTATE),
+            &by_row(arguments, "norm_rotate"),
             &expected,
             &format!("{heads} heads of {head}"),
         );

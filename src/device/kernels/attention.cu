@@ -1,39 +1,13 @@
 // Attention without a matrix of scores: a block of threads takes some queries of a head and goes over all keys,
 // a tile at a time, while the next tile is on its way to shared memory (FlashAttention 2, arXiv 2307.08691).
 // Numbers are bf16, scores and sums f32. Keys come in pieces, which are read where they lie.
+#include "attention.cuh"
 #include "warp.cuh"
 
-constexpr int PIECES = 64;
 constexpr int WARPS = 8;
 constexpr int THREADS = 32 * WARPS;
 constexpr int QUERIES = 16 * WARPS;
 constexpr int KEYS = 64;
-constexpr int CHUNK = 8; // numbers of 16 bytes
-
-typedef unsigned short bf16;
-
-// Keys and values of some tokens, `(tokens, heads, D)`; `end` is the number of tokens up to here, of all.
-struct Piece {
-    const bf16* k;
-    const bf16* v;
-    long long end;
-};
-
-// As device/arguments.rs has it.
-struct Arguments {
-    const bf16* q; // (queries, heads, D), `q_row` numbers from token to token
-    bf16* out;     // (queries, heads, D), contiguous
-    float* parts;  // of attention_90.cu
-    long long q_row;
-    int queries;
-    int heads;
-    int keys;
-    int key_parts; // of attention_90.cu
-    float scale;     // of scores, for powers of two
-    float last_bias; // of the last key's, likewise
-    Piece pieces[PIECES];
-};
-static_assert(sizeof(Arguments) == 56 + PIECES * 24, "no padding");
 
 // Where 16 bytes of a row are in a tile: shuffled, so that eight rows' same chunks lie in different banks.
 template <int D>

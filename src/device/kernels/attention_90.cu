@@ -1,45 +1,19 @@
 // What attention.cu computes, for heads of 128 numbers on GPUs of compute capability 9.0: one warpgroup copies keys
 // and values, two others multiply 64 queries each with them. A tile's scores are on their way while the tile
 // before is summed up (FlashAttention 3, arXiv 2407.08608).
+#include "attention.cuh"
 #include "hopper.cuh"
 
-constexpr int PIECES = 64;
 constexpr int CONSUMERS = 2; // warpgroups
 constexpr int THREADS = GROUP * (1 + CONSUMERS);
 constexpr int D = 128;
 constexpr int QUERIES = 64 * CONSUMERS;
 constexpr int KEYS = 128;
 constexpr int STAGES = 3; // of keys, and of values
-constexpr int CHUNK = 8;  // numbers of 16 bytes
 constexpr int CHUNKS = D / CHUNK;
 constexpr int STEP = GROUP / CHUNKS; // rows that are fetched at once
 constexpr int TILE = KEYS * CHUNKS; // in 16 bytes
 constexpr int ROW = 128, ROWS = 8 * ROW; // bytes of a row of half a tile, and of eight
-
-typedef unsigned short bf16;
-
-// Keys and values of some tokens, `(tokens, heads, D)`; `end` is the number of tokens up to here, of all.
-struct Piece {
-    const bf16* k;
-    const bf16* v;
-    long long end;
-};
-
-// As device/arguments.rs has it.
-struct Arguments {
-    const bf16* q; // (queries, heads, D), `q_row` numbers from token to token
-    bf16* out;     // (queries, heads, D), contiguous
-    float* parts;  // of each part of the keys: as out, and behind all of those a number for each row
-    long long q_row;
-    int queries;
-    int heads;
-    int keys;
-    int key_parts; // of which each block of threads has one
-    float scale;     // of scores, for powers of two
-    float last_bias; // of the last key's, likewise
-    Piece pieces[PIECES];
-};
-static_assert(sizeof(Arguments) == 56 + PIECES * 24, "no padding");
 
 // Shared memory. Barriers are `full` when a tile is there, and `empty` when nobody reads it any more.
 struct Shared {
@@ -308,7 +282,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_90(const __gr
 extern "C" __global__ void __launch_bounds__(GROUP) attention_90_join(
     const __grid_constant__ Arguments arguments) {
     int parts = arguments.key_parts;
-    long long rows = (long long)arguments.queries * arguments.heads, row = (long long)blockIdx.x * (GROUP / 32) + threadIdx.x / 32;
+    long long rows = (long long)arguments.queries * arguments.heads;
+    long long row = (long long)blockIdx.x * (GROUP / 32) + threadIdx.x / 32;
     if (row >= rows) return;
     const float* sums = arguments.parts + parts * rows * D + row;
     float most = -INFINITY, total = 0;

@@ -2,6 +2,7 @@
 // made that is padded, enlarged or unfolded. A block of threads computes some pixels of some outputs; products of
 // windows and weights come by slices of some channels of one tap, several on their way at once. Numbers are
 // bf16 or f16, sums f32. What a window has outside of the frame is zeros that are never read.
+#include "convolution.cuh"
 #include "warp.cuh"
 
 constexpr int WARPS = 8;
@@ -9,28 +10,8 @@ constexpr int THREADS = 32 * WARPS;
 constexpr int PIXELS = 128;
 constexpr int DEPTH = 32; // channels of a slice
 constexpr int SLICES = 4;  // on their way at once
-constexpr int CHUNK = 8;  // numbers of 16 bytes
 constexpr int CHUNKS = DEPTH / CHUNK;
 constexpr int ROWS = THREADS / CHUNKS; // of a tile, fetched at once
-
-typedef unsigned short number; // of 16 bits
-
-// As device/arguments.rs has it.
-struct Arguments {
-    const number* past;     // (frames, height, width, inputs)
-    const number* xs;       // the frames behind those
-    const number* weight;   // (taps, outputs, inputs), taps by frame, row, column
-    const number* bias;     // (outputs)
-    const number* residual; // as out, or nothing
-    number* out;           // (frames, height, width, outputs)
-    int zeros, past_frames; // frames of zeros before the past, frames of the past
-    int height, width, inputs; // of a frame that comes in
-    int out_frames, out_height, out_width, outputs;
-    int taps[3], frame_stride, stride, padding;
-    int is_doubled; // pixels are, along both sides, before the padding
-    int is_relu;
-};
-static_assert(sizeof(Arguments) == 48 + 17 * 4 + 4, "no padding but the last");
 
 // A tap, and the first of some channels: what the product comes by.
 struct Slice {
@@ -139,26 +120,9 @@ struct Sums {
 #pragma unroll
                 for (int n = 0; n < TILES; ++n) {
                     int output = blockIdx.y * OUTPUTS + column() + 8 * n + lane % 4 * 2;
-                    put(a, pixel, output, of[m][n][2 * half], of[m][n][2 * half + 1]);
+                    put<Number>(a, pixel, output, of[m][n][2 * half], of[m][n][2 * half + 1]);
                 }
             }
-    }
-
-    // Two neighbours, finished; in one go where rows are even.
-    __device__ static void put(const Arguments& a, long long pixel, int output, float first, float second) {
-        long long at = pixel * a.outputs + output;
-        if (a.outputs % 2 == 0 && output < a.outputs) {
-            *reinterpret_cast<unsigned*>(a.out + at) = Number::pack(finish(a, at, output, first), finish(a, at + 1, output + 1, second));
-            return;
-        }
-        if (output < a.outputs) a.out[at] = Number::pack(finish(a, at, output, first), 0);
-        if (output + 1 < a.outputs) a.out[at + 1] = Number::pack(finish(a, at + 1, output + 1, second), 0);
-    }
-
-    __device__ static float finish(const Arguments& a, long long at, int output, float sum) {
-        sum += Number::widen(a.bias[output]);
-        if (a.residual) sum += Number::widen(a.residual[at]);
-        return a.is_relu && sum < 0 ? 0 : sum;
     }
 };
 

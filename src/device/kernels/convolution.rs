@@ -7,25 +7,11 @@ use candle_core::cuda_backend::{CudaDType, CudaStorage};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
 use half::{bf16, f16};
 
-use super::{AMPERE, HOPPER, Launch, THREADS, THREADS_90, capability, place, place_on};
-use crate::device::arguments;
+use super::{AMPERE, HOPPER, capability, place, place_on, run};
+use crate::device::arguments::{self, CHUNK};
 
-const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/convolution.ptx"));
-const PTX_90: &str = include_str!(concat!(env!("OUT_DIR"), "/convolution_90.ptx"));
-
-/// As the kernel has them: numbers that are read at once, channels of a slice, slices on their way at once, and
-/// outputs of a block of threads, of which the first that leave little over are taken.
-const CHUNK: usize = 8;
-const DEPTH: usize = 32;
-const SLICES: usize = 4;
-const OUTPUTS: [usize; 4] = [96, 128, 64, 32];
-/// As the other kernel has them: stages, pixels of a patch with what is around it, taps of a frame at most, barriers,
-/// and outputs of a block of threads.
-const STAGES_90: usize = 2;
-const PATCH_90: usize = (arguments::Convolution::SIDE + 2) * (arguments::Convolution::SIDE + 2);
-const TAPS_90: usize = 9;
-const BARRIERS_90: usize = 4;
-const OUTPUTS_90: [usize; 4] = [96, 128, 64, 8];
+/// Rows and columns that `convolution_90.cu` knows.
+const SIDES_90: [(usize, usize); 2] = [(1, 1), (3, 3)];
 
 /// A weight, laid out for a kernel.
 #[derive(Debug)]
@@ -53,8 +39,8 @@ pub fn lay_out(weight: &Tensor, enlarge: usize, is_dense: bool) -> Result<Option
     if !is_half || capability(device)? < AMPERE || !inputs.is_multiple_of(CHUNK) || enlarge > 2 {
         return Ok(None);
     }
-    if is_dense && [(1, 1), (3, 3)].contains(&(rows, columns)) && capability(device)? == HOPPER {
-        let of_block = of_block(OUTPUTS_90, outputs);
+    if is_dense && SIDES_90.contains(&(rows, columns)) && capability(device)? == HOPPER {
+        let of_block = arguments::Convolution::of_block_90(outputs);
         let weight = arguments::Convolution::by_patches(weight, of_block)?;
         return Ok(Some(ConvWeight::ByPatches(weight, of_block)));
     }
@@ -110,8 +96,7 @@ impl Convolve<'_> {
     ) -> Result<(CudaStorage, Shape)> {
         let (device, stream) = (xs.device(), xs.device().cuda_stream());
         let mut arguments = self.arguments;
-        let arguments::Convolution { out_frames, out_height, out_width, outputs, .. } = arguments;
-        let shape = [out_frames, out_height, out_width, outputs].map(|side| side as usize);
+        let shape = arguments.shape();
         // SAFETY: the kernel writes all of it.
         let mut out = unsafe { device.alloc::<T>(shape.iter().product())? };
         let weight = self.weight.tensor().storage_and_layout();
@@ -127,53 +112,12 @@ impl Convolve<'_> {
         arguments.xs = place_on::<T>(xs, layout, &stream, &mut in_use)?;
         let (address, out_in_use) = out.device_ptr_mut(&stream);
         arguments.out = address;
-        self.launch(shape, numbers).run(device, &arguments)?;
+        let start = match self.weight {
+            ConvWeight::ByWindows(_) => arguments.start(numbers),
+            ConvWeight::ByPatches(_, of_block) => arguments.start_90(numbers, *of_block),
+        };
+        run(&start, device, &arguments)?;
         drop((in_use, out_in_use));
         Ok((CudaStorage::wrap_cuda_slice(out, device.clone()), Shape::from(&shape[..])))
-    }
-
-    fn launch(&self, shape: [usize; 4], numbers: &str) -> Launch {
-        match self.weight {
-            ConvWeight::ByWindows(_) => by_windows(shape, numbers),
-            ConvWeight::ByPatches(_, of_block) => by_patches(shape, *of_block, numbers),
-        }
-    }
-}
-
-/// Of sizes that a block of threads may have, the one that wastes least.
-fn of_block(sizes: [usize; 4], outputs: usize) -> usize {
-    let wasted = |of_block: &usize| outputs.next_multiple_of(*of_block) - outputs;
-    sizes.into_iter().min_by_key(wasted).unwrap_or(sizes[0])
-}
-
-/// A block of threads for some pixels and some outputs; `(frames, height, width, outputs)` come out.
-fn by_windows([frames, height, width, outputs]: [usize; 4], numbers: &str) -> Launch {
-    let of_block = of_block(OUTPUTS, outputs);
-    let pixels = arguments::Convolution::PIXELS;
-    let columns = (frames * height * width).div_ceil(pixels);
-    Launch {
-        module: ("convolution", PTX),
-        function: format!("convolution_{numbers}_{of_block}"),
-        grid: (columns as u32, outputs.div_ceil(of_block) as u32, 1),
-        threads: THREADS,
-        shared_bytes: (SLICES * (pixels + of_block) * DEPTH * size_of::<bf16>()) as u32,
-    }
-}
-
-/// A block of threads for a square of a frame and some outputs.
-fn by_patches(
-    [frames, height, width, outputs]: [usize; 4],
-    of_block: usize,
-    numbers: &str,
-) -> Launch {
-    let [rows, columns] = [height, width].map(|side| side.div_ceil(arguments::Convolution::SIDE));
-    let slice = (PATCH_90 + TAPS_90 * of_block) * DEPTH * size_of::<bf16>();
-    let others = PATCH_90 * size_of::<i32>() + BARRIERS_90 * size_of::<u64>();
-    Launch {
-        module: ("convolution_90", PTX_90),
-        function: format!("convolution_90_{numbers}_{of_block}"),
-        grid: ((frames * rows * columns) as u32, outputs.div_ceil(of_block) as u32, 1),
-        threads: THREADS_90,
-        shared_bytes: (STAGES_90 * slice + others) as u32,
     }
 }

@@ -2,6 +2,7 @@
 // threads has a patch of the picture in shared memory, with what its windows have around it, and all their taps are
 // read from there: a product's rows are pixels in their places, from the tap's on. One warpgroup copies, two others
 // multiply, some channels of one frame's taps at a time.
+#include "convolution.cuh"
 #include "hopper.cuh"
 
 constexpr int CONSUMERS = 2; // warpgroups
@@ -10,31 +11,11 @@ constexpr int STAGES = 2;
 constexpr int SIDE = 8;    // pixels of a square that a product has as rows
 constexpr int SQUARES = 2; // of a warpgroup, next to each other
 constexpr int DEPTH = 32;  // channels of a slice
-constexpr int CHUNK = 8;   // numbers of 16 bytes
 constexpr int CHUNKS = DEPTH / CHUNK;
 constexpr int TAPS = 9;    // of a frame, at most
 constexpr int WIDTH = SIDE * SQUARES, HEIGHT = SIDE * CONSUMERS;  // of what a block of threads computes
 constexpr int PITCH = WIDTH + 2, PATCH = PITCH * (HEIGHT + 2);    // with what is around it
 constexpr int LEADING = PATCH * 16, STRIDE = PITCH * 16;          // of a patch, in bytes
-
-typedef unsigned short number; // of 16 bits
-
-// As device/arguments.rs has it.
-struct Arguments {
-    const number* past;     // (frames, height, width, inputs)
-    const number* xs;       // the frames behind those
-    const number* weight;   // (blocks of outputs, frames, slices, taps, chunks, outputs, CHUNK)
-    const number* bias;     // (outputs)
-    const number* residual; // as out, or nothing
-    number* out;           // (frames, height, width, outputs)
-    int zeros, past_frames; // frames of zeros before the past, frames of the past
-    int height, width, inputs; // of a frame that comes in
-    int out_frames, out_height, out_width, outputs;
-    int taps[3], frame_stride, stride, padding;
-    int is_doubled; // pixels are, along both sides, before the padding
-    int is_relu;
-};
-static_assert(sizeof(Arguments) == 48 + 17 * 4 + 4, "no padding but the last");
 
 // Shared memory. Barriers are `full` when a slice is there, and `empty` when nobody reads it any more.
 template <int OUTPUTS>
@@ -151,26 +132,9 @@ struct Sums {
 #pragma unroll
                 for (int n = 0; n < OUTPUTS / 8; ++n) {
                     int output = blockIdx.y * OUTPUTS + 8 * n + lane % 4 * 2;
-                    put(a, pixel, output, of[i][n][2 * half], of[i][n][2 * half + 1]);
+                    put<Number>(a, pixel, output, of[i][n][2 * half], of[i][n][2 * half + 1]);
                 }
             }
-    }
-
-    // Two neighbours, finished; in one go where rows are even.
-    __device__ static void put(const Arguments& a, long long pixel, int output, float first, float second) {
-        long long at = pixel * a.outputs + output;
-        if (a.outputs % 2 == 0 && output < a.outputs) {
-            *reinterpret_cast<unsigned*>(a.out + at) = Number::pack(finish(a, at, output, first), finish(a, at + 1, output + 1, second));
-            return;
-        }
-        if (output < a.outputs) a.out[at] = Number::pack(finish(a, at, output, first), 0);
-        if (output + 1 < a.outputs) a.out[at + 1] = Number::pack(finish(a, at + 1, output + 1, second), 0);
-    }
-
-    __device__ static float finish(const Arguments& a, long long at, int output, float sum) {
-        sum += Number::widen(a.bias[output]);
-        if (a.residual) sum += Number::widen(a.residual[at]);
-        return a.is_relu && sum < 0 ? 0 : sum;
     }
 };
 

@@ -88,7 +88,9 @@ __device__ inline void close_products() { asm volatile("wgmma.commit_group.sync.
 
 // All groups of products but the last `open` ones are computed.
 template <int open>
-__device__ inline void wait_for_products() { asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(open) : "memory"); }
+__device__ inline void wait_for_products() {
+    asm volatile("wgmma.wait_group.sync.aligned %0;" : : "n"(open) : "memory");
+}
 
 // Sums that are computed: nothing that reads them comes earlier.
 template <int N>

@@ -2,28 +2,32 @@
 #![allow(unsafe_code)] // calls it
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::backend::BackendStorage;
-use candle_core::cuda_backend::cudarc::cublaslt::result;
+use candle_core::cuda_backend::cudarc::cublaslt::result::{self, CublasError};
 use candle_core::cuda_backend::cudarc::cublaslt::sys::{
     self, cublasComputeType_t as ComputeType, cublasLtEpilogue_t as Epilogue,
     cublasLtMatmulDescAttributes_t as Attribute,
-    cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute, cudaDataType as DataType,
+    cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute, cublasStatus_t as Status,
+    cudaDataType as DataType,
 };
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaStream, DevicePtr, DevicePtrMut};
 use candle_core::cuda_backend::{CudaStorage, WrapErr};
-use candle_core::{CpuStorage, CustomOp1, DType, Error, Layout, Result, Shape, Tensor, bail};
+use candle_core::{
+    CpuStorage, CustomOp1, DType, Device, Error, Layout, Result, Shape, Tensor, bail,
+};
 use half::bf16;
 
 use super::{place, place_on};
-use crate::device::arguments::Then;
+use crate::device::arguments::{CHUNK, Then};
 
-/// Memory that products may use, as NVIDIA recommends it.
+/// Memory that products may use, as NVIDIA recommends it for its newer GPUs.
 const WORKSPACE: usize = 32 << 20;
-/// Numbers that a row has to be a multiple of.
-const CHUNK: usize = 8;
+/// `CUBLAS_OP_T`.
+const TRANSPOSED: u32 = 1;
+/// What cuBLASLt takes for granted of where matrices begin, in numbers.
+const ALIGNED: usize = 128;
 
 /// `xs Wᵀ + bias`, and what comes then, where this is known.
 pub fn linear(
@@ -32,32 +36,47 @@ pub fn linear(
     bias: &Tensor,
     then: Then<'_>,
 ) -> Result<Option<Tensor>> {
+    let Device::Cuda(device) = xs.device() else { return Ok(None) };
     let (outputs, inputs) = weight.dims2()?;
     let residual = match then {
         Then::Add(residual) => Some(residual.contiguous()?),
         Then::Nothing | Then::Gelu => None,
     };
-    let are_known = [xs, weight, bias].into_iter().chain(&residual).all(|x| {
-        let is_aligned = x.layout().start_offset().is_multiple_of(CHUNK);
-        x.device().is_cuda() && x.dtype() == DType::BF16 && is_aligned
-    });
-    if !(are_known && outputs.is_multiple_of(CHUNK) && inputs.is_multiple_of(CHUNK)) {
+    let (xs, weight, bias) = (xs.contiguous()?, weight.contiguous()?, bias.contiguous()?);
+    let fit = xs.dims().last() == Some(&inputs)
+        && bias.dims() == [outputs]
+        && residual.iter().all(|residual| residual.dims() == with_last(&xs, outputs));
+    let are_known = [&xs, &weight, &bias]
+        .into_iter()
+        .chain(&residual)
+        .all(|x| x.dtype() == DType::BF16 && x.layout().start_offset().is_multiple_of(ALIGNED));
+    if !(fit && are_known && outputs.is_multiple_of(CHUNK) && inputs.is_multiple_of(CHUNK)) {
         return Ok(None);
     }
     let epilogue = match then {
         Then::Gelu => Epilogue::CUBLASLT_EPILOGUE_GELU_BIAS,
         Then::Nothing | Then::Add(_) => Epilogue::CUBLASLT_EPILOGUE_BIAS,
     };
-    let (weight, bias) = (weight.contiguous()?, bias.contiguous()?);
-    let op = Product { weight, bias, residual, epilogue };
-    xs.contiguous()?.apply_op1_no_bwd(&op).map(Some)
+    let rows = xs.elem_count() / inputs;
+    let sizes = Sizes { outputs, rows, inputs, epilogue: epilogue as u32 };
+    let blas = opened(&device.cuda_stream())?;
+    if !lock(&blas).knows(sizes)? {
+        return Ok(None);
+    }
+    xs.apply_op1_no_bwd(&Product { weight, bias, residual, sizes, blas }).map(Some)
+}
+
+fn with_last(xs: &Tensor, last: usize) -> Vec<usize> {
+    let before = &xs.dims()[..xs.rank() - 1];
+    [before, &[last]].concat()
 }
 
 struct Product {
     weight: Tensor,
     bias: Tensor,
     residual: Option<Tensor>,
-    epilogue: Epilogue,
+    sizes: Sizes,
+    blas: Arc<Mutex<Blas>>,
 }
 
 impl CustomOp1 for Product {
@@ -71,8 +90,7 @@ impl CustomOp1 for Product {
 
     fn cuda_fwd(&self, xs: &CudaStorage, layout: &Layout) -> Result<(CudaStorage, Shape)> {
         let (device, stream) = (xs.device(), xs.device().cuda_stream());
-        let (outputs, inputs) = self.weight.dims2()?;
-        let rows = layout.shape().elem_count() / inputs;
+        let Sizes { outputs, rows, .. } = self.sizes;
         // SAFETY: the product writes all of it.
         let mut out = unsafe { device.alloc::<bf16>(rows * outputs)? };
         let stored = [Some(&self.weight), Some(&self.bias), self.residual.as_ref()];
@@ -87,9 +105,8 @@ impl CustomOp1 for Product {
         let xs = place_on::<bf16>(xs, layout, &stream, &mut in_use)?;
         let (address, out_in_use) = out.device_ptr_mut(&stream);
         let [weight, bias, residual] = addresses;
-        let sizes = Sizes { outputs, rows, inputs, epilogue: self.epilogue as u32 };
         let operands = Operands { weight, bias, residual, xs, out: address };
-        run(&stream, sizes, &operands)?;
+        lock(&self.blas).run(&stream, self.sizes, &operands)?;
         drop((in_use, out_in_use));
         let mut shape = layout.dims().to_vec();
         shape.pop();
@@ -99,7 +116,7 @@ impl CustomOp1 for Product {
 }
 
 /// What a product is chosen by.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Sizes {
     outputs: usize,
     rows: usize,
@@ -116,33 +133,30 @@ struct Operands {
     out: u64,
 }
 
-fn run(stream: &Arc<CudaStream>, sizes: Sizes, operands: &Operands) -> Result<()> {
-    /// By stream: each has memory to work in of its own, for as long as the process lives.
-    static OPENED: Mutex<BTreeMap<usize, Blas>> = Mutex::new(BTreeMap::new());
-    stream.context().bind_to_thread().w()?;
-    let mut opened = OPENED.lock().unwrap_or_else(PoisonError::into_inner);
-    let blas = found_or_made(&mut opened, stream.cu_stream() as usize, || Blas::new(stream))?;
-    blas.run(stream, sizes, operands)
+/// Those of all streams: each has memory to work in of its own, for as long as the process lives.
+fn opened(stream: &Arc<CudaStream>) -> Result<Arc<Mutex<Blas>>> {
+    static OPENED: Mutex<BTreeMap<usize, Arc<Mutex<Blas>>>> = Mutex::new(BTreeMap::new());
+    let key = stream.cu_stream() as usize;
+    if let Some(blas) = lock(&OPENED).get(&key) {
+        return Ok(blas.clone());
+    }
+    let blas = Arc::new(Mutex::new(Blas::new(stream)?));
+    // Whoever was first, if two have opened one at once.
+    Ok(lock(&OPENED).entry(key).or_insert(blas).clone())
 }
 
-fn found_or_made<K: Ord, V>(
-    all: &mut BTreeMap<K, V>,
-    key: K,
-    make: impl FnOnce() -> Result<V>,
-) -> Result<&mut V> {
-    match all.entry(key) {
-        Entry::Occupied(found) => Ok(found.into_mut()),
-        Entry::Vacant(place) => Ok(place.insert(make()?)),
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The library, for a stream.
 struct Blas {
     handle: Handle,
     workspace: CudaSlice<u8>,
-    plans: BTreeMap<Sizes, Plan>,
-    /// What makes sure that no other one has its address.
-    _stream: Arc<CudaStream>,
+    /// Nothing for what it does not know.
+    plans: BTreeMap<Sizes, Option<Plan>>,
+    /// Kept, so that no other one has its address.
+    stream: Arc<CudaStream>,
 }
 
 // SAFETY: what its addresses stand for belongs to no thread.
@@ -150,14 +164,27 @@ unsafe impl Send for Blas {}
 
 impl Blas {
     fn new(stream: &Arc<CudaStream>) -> Result<Self> {
+        stream.context().bind_to_thread().w()?;
         let handle = Handle(result::create_handle().map_err(Error::wrap)?);
         // SAFETY: nobody reads what is not written.
         let workspace = unsafe { stream.alloc::<u8>(WORKSPACE) }.w()?;
-        Ok(Self { handle, workspace, plans: BTreeMap::new(), _stream: stream.clone() })
+        Ok(Self { handle, workspace, plans: BTreeMap::new(), stream: stream.clone() })
     }
 
-    fn run(&mut self, stream: &CudaStream, sizes: Sizes, operands: &Operands) -> Result<()> {
-        let plan = found_or_made(&mut self.plans, sizes, || Plan::new(&self.handle, sizes))?;
+    fn knows(&mut self, sizes: Sizes) -> Result<bool> {
+        if !self.plans.contains_key(&sizes) {
+            self.stream.context().bind_to_thread().w()?;
+            let plan = Plan::new(&self.handle, sizes)?;
+            self.plans.insert(sizes, plan);
+        }
+        Ok(self.plans.get(&sizes).is_some_and(Option::is_some))
+    }
+
+    fn run(&self, stream: &CudaStream, sizes: Sizes, operands: &Operands) -> Result<()> {
+        let Some(Some(plan)) = self.plans.get(&sizes) else {
+            bail!("cuBLASLt knows no product of {sizes:?}")
+        };
+        stream.context().bind_to_thread().w()?;
         let (workspace, _in_use) = self.workspace.device_ptr(stream);
         plan.description.set(Attribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &operands.bias)?;
         let (one, of_residual) = (1f32, if operands.residual == 0 { 0f32 } else { 1f32 });
@@ -197,10 +224,11 @@ struct Plan {
 }
 
 impl Plan {
-    fn new(handle: &Handle, sizes: Sizes) -> Result<Self> {
+    /// Nothing where the library has no algorithm.
+    fn new(handle: &Handle, sizes: Sizes) -> Result<Option<Self>> {
         let Sizes { outputs, rows, inputs, epilogue } = sizes;
         let description = Description::new()?;
-        description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &1u32)?;
+        description.set(Attribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
         description.set(Attribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
         let weight = Matrix::new(inputs, outputs)?;
         let (xs, out) = (Matrix::new(inputs, rows)?, Matrix::new(outputs, rows)?);
@@ -217,8 +245,11 @@ impl Plan {
                 preference.0,
             )
         };
-        let algorithm = found.map_err(Error::wrap)?.algo;
-        Ok(Self { description, weight, xs, out, algorithm })
+        match found {
+            Ok(found) => Ok(Some(Self { description, weight, xs, out, algorithm: found.algo })),
+            Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED)) => Ok(None),
+            Err(error) => Err(Error::wrap(error)),
+        }
     }
 }
 

@@ -1,6 +1,5 @@
 //! Kernels of ours for NVIDIA GPUs: the `.cu` files beside this one, compiled when the crate is built; and products
-//! by cuBLASLt. Each takes
-//! what it knows, and answers nothing to the rest: that is left to candle's operators.
+//! by cuBLASLt. Each takes what it knows, and answers nothing to the rest: that is left to candle's operators.
 #![allow(unsafe_code)] // launches them
 
 mod attention;
@@ -16,48 +15,44 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
 use candle_core::{Layout, Result, Storage, bail};
 
+use super::arguments::Start;
+
 pub use self::attention::attention;
 pub use self::convolution::{ConvWeight, convolve, lay_out};
 pub use self::linear::linear;
 pub use self::rows::{gate, modulate, norm_rotate, norm_silu, rms_norm};
 
-/// Threads of a block, in kernels for all GPUs and in those for warpgroups.
-const THREADS: u32 = 256;
-const THREADS_90: u32 = 384;
+/// What each file was compiled to.
+const PTX: [(&str, &str); 5] = [
+    ("attention", include_str!(concat!(env!("OUT_DIR"), "/attention.ptx"))),
+    ("attention_90", include_str!(concat!(env!("OUT_DIR"), "/attention_90.ptx"))),
+    ("convolution", include_str!(concat!(env!("OUT_DIR"), "/convolution.ptx"))),
+    ("convolution_90", include_str!(concat!(env!("OUT_DIR"), "/convolution_90.ptx"))),
+    ("rows", include_str!(concat!(env!("OUT_DIR"), "/rows.ptx"))),
+];
 /// Compute capabilities, as major and minor version: the oldest that the kernels are for, and the one that has
 /// warpgroups as `hopper.cuh` has them, which newer ones have not.
 const AMPERE: (i32, i32) = (8, 0);
 const HOPPER: (i32, i32) = (9, 0);
 
-/// A function of a file of kernels, and how it is started.
-struct Launch {
-    /// The file's name, and what it was compiled to.
-    module: (&'static str, &'static str),
-    function: String,
-    /// Blocks of threads.
-    grid: (u32, u32, u32),
-    /// Of a block.
-    threads: u32,
-    /// Memory that each block shares.
-    shared_bytes: u32,
-}
-
-impl Launch {
-    fn run<A: DeviceRepr>(self, device: &CudaDevice, arguments: &A) -> Result<()> {
-        let (name, ptx) = self.module;
-        let function = device.get_or_load_custom_func(&self.function, name, ptx)?;
-        let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-        function.set_attribute(most, self.shared_bytes as i32).w()?;
-        let config = LaunchConfig {
-            grid_dim: self.grid,
-            block_dim: (self.threads, 1, 1),
-            shared_mem_bytes: self.shared_bytes,
-        };
-        let mut builder = function.builder();
-        builder.arg(arguments);
-        // SAFETY: the arguments are the kernel's, and what they point to is in use by the stream.
-        unsafe { builder.launch(config) }.w().map(drop)
-    }
+/// Queues a kernel.
+fn run<A: DeviceRepr>(start: &Start, device: &CudaDevice, arguments: &A) -> Result<()> {
+    let Some((file, ptx)) = PTX.iter().find(|(file, _)| *file == start.file) else {
+        bail!("there is no kernel {}", start.file)
+    };
+    let function = device.get_or_load_custom_func(&start.function, file, ptx)?;
+    let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    function.set_attribute(most, start.shared_bytes as i32).w()?;
+    let [x, y, z] = start.grid.map(|blocks| blocks as u32);
+    let config = LaunchConfig {
+        grid_dim: (x, y, z),
+        block_dim: (start.threads as u32, 1, 1),
+        shared_mem_bytes: start.shared_bytes as u32,
+    };
+    let mut builder = function.builder();
+    builder.arg(arguments);
+    // SAFETY: the arguments are the kernel's, and what they point to is in use by the stream.
+    unsafe { builder.launch(config) }.w().map(drop)
 }
 
 fn capability(device: &CudaDevice) -> Result<(i32, i32)> {

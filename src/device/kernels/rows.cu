@@ -8,7 +8,7 @@ constexpr int CHUNK = 8; // numbers of 16 bytes
 
 typedef unsigned short bf16;
 
-// As device/arguments.rs has it.
+// As device/arguments/rows.rs has it.
 struct Arguments {
     const bf16* x; // (rows, width)
     const bf16* y; // as x, or (width)
@@ -23,6 +23,8 @@ struct Arguments {
 };
 static_assert(sizeof(Arguments) == 56 + 5 * 4 + 4, "no padding but the last");
 
+__device__ inline uint4 read_chunk(const bf16* from) { return *reinterpret_cast<const uint4*>(from); }
+
 struct Chunk {
     float of[CHUNK];
 
@@ -34,7 +36,7 @@ struct Chunk {
         return chunk;
     }
 
-    __device__ static Chunk read(const bf16* from) { return widened(*reinterpret_cast<const uint4*>(from)); }
+    __device__ static Chunk read(const bf16* from) { return widened(read_chunk(from)); }
 
     __device__ static Chunk read(const float* from) {
         const float4* two = reinterpret_cast<const float4*>(from);
@@ -42,7 +44,8 @@ struct Chunk {
     }
 
     __device__ void write(bf16* to) const {
-        *reinterpret_cast<uint4*>(to) = {pack(of[0], of[1]), pack(of[2], of[3]), pack(of[4], of[5]), pack(of[6], of[7])};
+        unsigned x = pack(of[0], of[1]), y = pack(of[2], of[3]), z = pack(of[4], of[5]), w = pack(of[6], of[7]);
+        *reinterpret_cast<uint4*>(to) = {x, y, z, w};
     }
 };
 
@@ -77,7 +80,7 @@ struct Row {
         start = (long long)number * width;
 #pragma unroll
         for (int i = 0; i < MOST; ++i)
-            chunks[i] = column(i) < width ? *reinterpret_cast<const uint4*>(a.x + start + column(i)) : uint4{0, 0, 0, 0};
+            chunks[i] = column(i) < width ? read_chunk(a.x + start + column(i)) : uint4{0, 0, 0, 0};
     }
 
     __device__ int column(int i) const { return (i * lanes + lane) * CHUNK; }
@@ -175,7 +178,7 @@ __device__ void norm_rotate(const Arguments& a) {
     extern "C" __global__ void __launch_bounds__(THREADS) name##_##MOST(const __grid_constant__ Arguments a) { \
         name<MOST>(a);                                                                                       \
     }
-// As device/arguments.rs has them.
+// As device/arguments/rows.rs has them.
 #define ROWS(name) ROWS_OF(name, 1) ROWS_OF(name, 6) ROWS_OF(name, 20)
 
 ROWS(norm_silu)

@@ -263,7 +263,7 @@ mod tests {
         }
     }
 
-    /// The kernel itself is tested with the others.
+    /// Where cuBLASLt knows nothing; what it computes is tested on a GPU.
     #[test]
     fn the_way_of_a_gpu_is_plain_too() {
         let ((weight, bias), xs) = (weights(8, 5), normal(0, &[2, 3, 8]));
