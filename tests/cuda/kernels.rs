@@ -172,6 +172,12 @@ fn rows_of_a_layer() {
         norm.forward_rotated(xs, HEADS, &rotation).unwrap()
     };
     assert_close(&rotated(&there(&xs), &there(&weight)), &rotated(&xs, &weight));
+}
+
+#[test]
+#[ignore = "needs a GPU"]
+fn norms_of_a_layer() {
+    let (xs, weight) = (randn(&[2, 100, DIM]), randn(&[DIM]));
     let bias = randn(&[DIM]);
     let normed = |xs: &Tensor, weight: &Tensor, bias: &Tensor| {
         let tensors = [("weight", weight.clone()), ("bias", bias.clone())];
