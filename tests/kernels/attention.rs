@@ -50,7 +50,7 @@ const fn case_90(
     Case { kernel: "attention_90", ..case(queries, heads, Attention::WIDTH_90, pieces, last_count) }
 }
 
-/// Whole tiles and parts of them, in one piece and in several, all stages and more tiles than stages.
+/// Whole tiles and parts of them, in one piece and in several, all buffers and more tiles than buffers.
 const CASES_90: [Case; 7] = [
     case_90(5, 2, &[3], 9),
     case_90(128, 1, &[77, 1], 435),

@@ -60,12 +60,12 @@ impl Convolution {
     const PIXELS: usize = 128;
     const SLICES: usize = 4;
     const OUTPUTS: [usize; 4] = [96, 128, 64, 32];
-    /// Rows, and columns, of a block of threads, pixels with those around them, taps of a frame at most, stages,
+    /// Rows, and columns, of a block of threads, pixels with those around them, taps of a frame at most, buffers,
     /// barriers, and outputs of a block of threads that there are, of `convolution_90.cu`.
     const SIDE_90: usize = 16;
     const PATCH_90: usize = (Self::SIDE_90 + 2) * (Self::SIDE_90 + 2);
     const TAPS_90: usize = 9;
-    const STAGES_90: usize = 2;
+    const BUFFERS_90: usize = 2;
     const BARRIERS_90: usize = 4;
     const OUTPUTS_90: [usize; 4] = [96, 128, 64, 8];
     /// A block of threads for fewer outputs takes no less time.
@@ -124,7 +124,7 @@ impl Convolution {
             function: format!("convolution_90_{numbers}_{of_block}"),
             grid: [frames * rows * columns, outputs.div_ceil(of_block), 1],
             threads: THREADS_90,
-            shared_bytes: Self::STAGES_90 * slice + places + Self::BARRIERS_90 * BARRIER,
+            shared_bytes: Self::BUFFERS_90 * slice + places + Self::BARRIERS_90 * BARRIER,
         }
     }
 

@@ -9,27 +9,27 @@ constexpr int THREADS = GROUP * (1 + CONSUMERS);
 constexpr int D = 128;
 constexpr int QUERIES = 64 * CONSUMERS;
 constexpr int KEYS = 128;
-constexpr int STAGES = 3; // of keys, and of values
+constexpr int BUFFERS = 3; // of keys, and of values
 constexpr int CHUNKS = D / CHUNK;
-constexpr int STEP = GROUP / CHUNKS; // rows that are fetched at once
+constexpr int AT_ONCE = GROUP / CHUNKS; // rows that are fetched at once
 constexpr int TILE = KEYS * CHUNKS; // in 16 bytes
 constexpr int ROW = 128, ROWS = 8 * ROW; // bytes of a row of half a tile, and of eight
 
 // Shared memory. Barriers are `full` when a tile is there, and `empty` when nobody reads it any more.
 struct Shared {
     uint4 q[QUERIES * CHUNKS];
-    uint4 k[STAGES][TILE];
-    uint4 v[STAGES][TILE];
-    Barrier q_full, k_full[STAGES], v_full[STAGES], k_empty[STAGES], v_empty[STAGES];
+    uint4 k[BUFFERS][TILE];
+    uint4 v[BUFFERS][TILE];
+    Barrier q_full, k_full[BUFFERS], v_full[BUFFERS], k_empty[BUFFERS], v_empty[BUFFERS];
 };
 
 // Which tile is next, and where.
 struct Turn {
-    int stage = 0, phase = 0;
+    int buffer = 0, phase = 0;
 
     __device__ void advance() {
-        stage = (stage + 1) % STAGES;
-        phase ^= stage == 0;
+        buffer = (buffer + 1) % BUFFERS;
+        phase ^= buffer == 0;
     }
 };
 
@@ -64,21 +64,21 @@ __device__ void fetch(uint4* tile, const Arguments& arguments, int first, int& p
     if (first + KEYS <= arguments.pieces[piece].end) { // all of it in one piece
         const bf16* from = of(arguments.pieces[piece]) + (first + top - start_of(arguments, piece)) * row + column;
 #pragma unroll
-        for (int i = 0; i < KEYS / STEP; ++i) copy_later(tile + i * STEP * 8, from + i * STEP * row, true);
+        for (int i = 0; i < KEYS / AT_ONCE; ++i) copy_later(tile + i * AT_ONCE * 8, from + i * AT_ONCE * row, true);
         return;
     }
-    for (int i = 0, part = piece; i < KEYS / STEP; ++i) {
-        int key = first + top + i * STEP;
+    for (int i = 0, part = piece; i < KEYS / AT_ONCE; ++i) {
+        int key = first + top + i * AT_ONCE;
         bool is_there = key < arguments.keys;
         while (is_there && key >= arguments.pieces[part].end) ++part;
         long long token = is_there ? key - start_of(arguments, part) : 0;
-        copy_later(tile + i * STEP * 8, of(arguments.pieces[part]) + token * row + column, is_there);
+        copy_later(tile + i * AT_ONCE * 8, of(arguments.pieces[part]) + token * row + column, is_there);
     }
 }
 
 __device__ void fetch_queries(uint4* tile, const Arguments& arguments) {
     int chunk = threadIdx.x % CHUNKS;
-    for (int row = threadIdx.x / CHUNKS; row < QUERIES; row += STEP) {
+    for (int row = threadIdx.x / CHUNKS; row < QUERIES; row += AT_ONCE) {
         int query = blockIdx.x * QUERIES + row;
         bool is_there = query < arguments.queries;
         const bf16* from = arguments.q + (is_there ? query * arguments.q_row : 0) + blockIdx.y * D + chunk * CHUNK;
@@ -95,12 +95,12 @@ __device__ void produce(Shared& shared, const Arguments& arguments) {
     Tiles tiles(arguments);
     int k_piece = 0, v_piece = 0;
     for (int tile = tiles.first; tile < tiles.end; ++tile, turn.advance()) {
-        wait_for(shared.k_empty[turn.stage], turn.phase ^ 1);
-        fetch(shared.k[turn.stage], arguments, tile * KEYS, k_piece, keys);
-        arrive_with_copies(shared.k_full[turn.stage]);
-        wait_for(shared.v_empty[turn.stage], turn.phase ^ 1);
-        fetch(shared.v[turn.stage], arguments, tile * KEYS, v_piece, values);
-        arrive_with_copies(shared.v_full[turn.stage]);
+        wait_for(shared.k_empty[turn.buffer], turn.phase ^ 1);
+        fetch(shared.k[turn.buffer], arguments, tile * KEYS, k_piece, keys);
+        arrive_with_copies(shared.k_full[turn.buffer]);
+        wait_for(shared.v_empty[turn.buffer], turn.phase ^ 1);
+        fetch(shared.v[turn.buffer], arguments, tile * KEYS, v_piece, values);
+        arrive_with_copies(shared.v_full[turn.buffer]);
     }
 }
 
@@ -227,23 +227,23 @@ __device__ void consume(Shared& shared, const Arguments& arguments) {
     Tiles tiles(arguments);
     expect(shared.q_full, 0);
     for (int tile = tiles.first; tile < tiles.end; ++tile, now.advance()) {
-        expect(shared.k_full[now.stage], now.phase);
-        multiply_keys(scores, q, shared.k[now.stage]);
+        expect(shared.k_full[now.buffer], now.phase);
+        multiply_keys(scores, q, shared.k[now.buffer]);
         if (tile > tiles.first) {
-            expect(shared.v_full[before.stage], before.phase);
-            multiply_values(out, powers, shared.v[before.stage]);
+            expect(shared.v_full[before.buffer], before.phase);
+            multiply_values(out, powers, shared.v[before.buffer]);
             wait_for_products<1>();
         } else {
             wait_for_products<0>();
         }
         computed(scores);
-        release(shared.k_empty[now.stage]);
+        release(shared.k_empty[now.buffer]);
         if (tile == tiles.all - 1) finish_scores(scores, arguments, tile * KEYS);
         softmax.advance(scores, arguments.scale, shrink);
         wait_for_products<0>();
         computed(out);
         if (tile > tiles.first) {
-            release(shared.v_empty[before.stage]);
+            release(shared.v_empty[before.buffer]);
             before.advance();
         }
         pack_powers(powers, scores);
@@ -251,8 +251,8 @@ __device__ void consume(Shared& shared, const Arguments& arguments) {
         for (int n = 0; n < D / 8; ++n)
             for (int e = 0; e < 4; ++e) out[n][e] *= shrink[e / 2];
     }
-    expect(shared.v_full[before.stage], before.phase);
-    multiply_values(out, powers, shared.v[before.stage]);
+    expect(shared.v_full[before.buffer], before.phase);
+    multiply_values(out, powers, shared.v[before.buffer]);
     wait_for_products<0>();
     computed(out);
     store(out, softmax, arguments);
@@ -263,7 +263,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_90(const __gr
     auto& shared = shared_memory<Shared>();
     if (threadIdx.x == 0) {
         begin(shared.q_full, GROUP);
-        for (int i = 0; i < STAGES; ++i) {
+        for (int i = 0; i < BUFFERS; ++i) {
             begin(shared.k_full[i], GROUP), begin(shared.v_full[i], GROUP);
             begin(shared.k_empty[i], CONSUMERS * GROUP / 32), begin(shared.v_empty[i], CONSUMERS * GROUP / 32);
         }

@@ -36,10 +36,11 @@ pub fn lay_out(weight: &Tensor, enlarge: usize, is_dense: bool) -> Result<Option
     let (outputs, inputs, _, rows, columns) = weight.dims5()?;
     let Device::Cuda(device) = weight.device() else { return Ok(None) };
     let is_half = matches!(weight.dtype(), DType::BF16 | DType::F16);
-    if !is_half || capability(device)? < AMPERE || !inputs.is_multiple_of(CHUNK) || enlarge > 2 {
+    let capability = capability(device)?;
+    if !is_half || capability < AMPERE || !inputs.is_multiple_of(CHUNK) || enlarge > 2 {
         return Ok(None);
     }
-    if is_dense && SIDES_90.contains(&(rows, columns)) && capability(device)? == HOPPER {
+    if is_dense && SIDES_90.contains(&(rows, columns)) && capability == HOPPER {
         let of_block = arguments::Convolution::of_block_90(outputs);
         let weight = arguments::Convolution::by_patches(weight, of_block)?;
         return Ok(Some(ConvWeight::ByPatches(weight, of_block)));

@@ -7,7 +7,7 @@
 
 constexpr int CONSUMERS = 2; // warpgroups
 constexpr int THREADS = GROUP * (1 + CONSUMERS);
-constexpr int STAGES = 2;
+constexpr int BUFFERS = 2;
 constexpr int SIDE = 8;    // pixels of a square that a product has as rows
 constexpr int SQUARES = 2; // of a warpgroup, next to each other
 constexpr int DEPTH = 32;  // channels of a slice
@@ -20,10 +20,10 @@ constexpr int LEADING = PATCH * 16, STRIDE = PITCH * 16;          // of a patch,
 // Shared memory. Barriers are `full` when a slice is there, and `empty` when nobody reads it any more.
 template <int OUTPUTS>
 struct Shared {
-    uint4 patches[STAGES][CHUNKS][PATCH];
-    uint4 weights[STAGES][TAPS * CHUNKS * OUTPUTS];
+    uint4 patches[BUFFERS][CHUNKS][PATCH];
+    uint4 weights[BUFFERS][TAPS * CHUNKS * OUTPUTS];
     int places[PATCH]; // of a pixel in its frame; below zero where it is none
-    Barrier full[STAGES], empty[STAGES];
+    Barrier full[BUFFERS], empty[BUFFERS];
 };
 
 // The part of the output that a block of threads computes.
@@ -41,12 +41,12 @@ struct Part {
 // Slices that there is something to multiply in: frames of zeros are none.
 template <typename F>
 __device__ void for_slices(const Arguments& a, const Part& part, F f) {
-    int stage = 0, phase = 0, slices = (a.inputs + DEPTH - 1) / DEPTH;
+    int buffer = 0, phase = 0, slices = (a.inputs + DEPTH - 1) / DEPTH;
     for (int frame = max(0, a.zeros - part.frame); frame < a.taps[0]; ++frame)
         for (int slice = 0; slice < slices; ++slice) {
-            f(frame, slice, stage, phase);
-            stage = (stage + 1) % STAGES;
-            phase ^= stage == 0;
+            f(frame, slice, buffer, phase);
+            buffer = (buffer + 1) % BUFFERS;
+            phase ^= buffer == 0;
         }
 }
 
@@ -62,7 +62,7 @@ __device__ void find_places(Shared<OUTPUTS>& memory, const Arguments& a, const P
 
 // Part of the channels of a patch.
 template <int OUTPUTS>
-__device__ void fetch(Shared<OUTPUTS>& memory, int stage, const Arguments& a, int frame, int slice) {
+__device__ void fetch(Shared<OUTPUTS>& memory, int buffer, const Arguments& a, int frame, int slice) {
     int chunk = threadIdx.x % CHUNKS, channel = slice * DEPTH + chunk * CHUNK;
     bool is_past = frame < a.past_frames;
     const number* pixels = is_past ? a.past : a.xs;
@@ -72,22 +72,22 @@ __device__ void fetch(Shared<OUTPUTS>& memory, int stage, const Arguments& a, in
     for (int i = threadIdx.x / CHUNKS; i < PATCH; i += GROUP / CHUNKS) {
         int place = memory.places[i];
         bool is_there = is_channel && place >= 0;
-        copy_later(&memory.patches[stage][chunk][i], is_there ? pixels + (long long)place * a.inputs : a.xs, is_there);
+        copy_later(&memory.patches[buffer][chunk][i], is_there ? pixels + (long long)place * a.inputs : a.xs, is_there);
     }
 }
 
 template <int OUTPUTS>
 __device__ void produce(Shared<OUTPUTS>& memory, const Arguments& a, const Part& part) {
     int slices = (a.inputs + DEPTH - 1) / DEPTH, numbers = a.taps[1] * a.taps[2] * DEPTH * OUTPUTS;
-    for_slices(a, part, [&](int frame, int slice, int stage, int phase) {
-        wait_for(memory.empty[stage], phase ^ 1);
+    for_slices(a, part, [&](int frame, int slice, int buffer, int phase) {
+        wait_for(memory.empty[buffer], phase ^ 1);
         if (threadIdx.x == 0) {
             long long at = ((long long)blockIdx.y * a.taps[0] + frame) * slices + slice;
-            arrive_with_bytes(memory.full[stage], numbers * 2);
-            copy_all_later(memory.weights[stage], a.weight + at * numbers, numbers * 2, memory.full[stage]);
+            arrive_with_bytes(memory.full[buffer], numbers * 2);
+            copy_all_later(memory.weights[buffer], a.weight + at * numbers, numbers * 2, memory.full[buffer]);
         }
-        fetch(memory, stage, a, part.frame + frame - a.zeros, slice);
-        arrive_with_copies(memory.full[stage]);
+        fetch(memory, buffer, a, part.frame + frame - a.zeros, slice);
+        arrive_with_copies(memory.full[buffer]);
     });
 }
 
@@ -99,8 +99,8 @@ struct Sums {
     __device__ static int group() { return threadIdx.x / GROUP - 1; }
 
     template <int SIDES>
-    __device__ void add(const Shared<OUTPUTS>& memory, int stage) {
-        const uint4* weights = memory.weights[stage];
+    __device__ void add(const Shared<OUTPUTS>& memory, int buffer) {
+        const uint4* weights = memory.weights[buffer];
         begin_products();
 #pragma unroll
         for (int row = 0; row < SIDES; ++row)
@@ -108,7 +108,7 @@ struct Sums {
             for (int column = 0; column < SIDES; ++column)
 #pragma unroll
                 for (int chunk = 0; chunk < CHUNKS; chunk += 2, weights += 2 * OUTPUTS) {
-                    const uint4* pixels = memory.patches[stage][chunk] + (group() * SIDE + row) * PITCH + column;
+                    const uint4* pixels = memory.patches[buffer][chunk] + (group() * SIDE + row) * PITCH + column;
                     Matrix b = tiled(weights, OUTPUTS * 16, SIDE * 16);
 #pragma unroll
                     for (int i = 0; i < SQUARES; ++i)
@@ -141,11 +141,11 @@ struct Sums {
 template <typename Number, int SIDES, int OUTPUTS>
 __device__ void consume(Shared<OUTPUTS>& memory, const Arguments& a, const Part& part) {
     Sums<Number, OUTPUTS> sums;
-    for_slices(a, part, [&](int, int, int stage, int phase) {
-        wait_for(memory.full[stage], phase);
+    for_slices(a, part, [&](int, int, int buffer, int phase) {
+        wait_for(memory.full[buffer], phase);
         see_copies();
-        sums.template add<SIDES>(memory, stage);
-        if (threadIdx.x % 32 == 0) arrive(memory.empty[stage]);
+        sums.template add<SIDES>(memory, buffer);
+        if (threadIdx.x % 32 == 0) arrive(memory.empty[buffer]);
     });
     sums.store(a, part);
 }
@@ -156,7 +156,7 @@ __device__ void convolve(const Arguments& a) {
     auto& memory = shared_memory<Shared<OUTPUTS>>();
     Part part(a);
     if (threadIdx.x == 0)
-        for (int i = 0; i < STAGES; ++i) {
+        for (int i = 0; i < BUFFERS; ++i) {
             begin(memory.full[i], GROUP + 1); // who copies weights arrives twice
             begin(memory.empty[i], CONSUMERS * GROUP / 32);
         }

@@ -1,5 +1,5 @@
-//! What others and this program measured, beside what is predicted of it. What comments call performance.md is a study that is not part
-//! of the repository.
+//! What others and this program measured, beside what is predicted of it. What comments call performance.md is a
+//! study that is not part of the repository.
 //!
 //! Predictions are of kernels that never wait. Two comparisons tell what that leaves out: one GPU at
 //! our default rates, and several GPUs at the rate that the same program reached on one.
