@@ -2,10 +2,10 @@
 //!
 //! candle binds itself to them as any program does, and what is bound to a library cannot be loaded where
 //! it is missing: GStreamer would blacklist the plugin on every machine without a GPU. So each function
-//! that candle calls, or that our products call, is defined here, as a jump to where a table says; [`load`] fills the table. Nothing
-//! calls them earlier, for all that they work on comes from a device that was opened. The other way, a
-//! second library with an interface in C that is opened for GPUs, would put that interface between
-//! everything that a prompt and a frame are.
+//! that candle calls, or that our products call, is defined here, as a jump to where a table says; [`load`]
+//! fills the table. Nothing calls them earlier, for all that they work on comes from a device that was opened.
+//! The other way, a second library with an interface in C that is opened for GPUs, would put that interface
+//! between everything that a prompt and a frame are.
 #![allow(unsafe_code)] // opening libraries runs what they run when they are opened
 
 use std::arch::global_asm;
