@@ -16,17 +16,80 @@ pub use crate::layers::attention::Kv;
 
 /// What the blocks of one forward may attend to at one layer, oldest first.
 #[derive(Clone, Debug)]
-pub enum Visible {
+pub enum Visible<T = Kv> {
     /// Every block sees the same keys, so one attention call serves all queries.
-    Shared(Vec<Kv>),
+    Shared(Vec<T>),
     /// One list for each block, in the order of the blocks.
-    Each(Vec<Vec<Kv>>),
+    Each(Vec<Vec<T>>),
 }
 
-/// What self-attention asks of the world, once per layer.
+/// What self-attention asks of the world, once per layer: [`offer`](Self::offer) first, then
+/// [`receive`](Self::receive), and in between whatever needs no other keys.
 pub trait KvExchange {
-    /// Offers the K/V of the blocks computed here, in their order, and returns all that they see.
-    fn exchange(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible>;
+    /// Offers the K/V of the blocks computed here, in their order, and returns what they see:
+    /// nothing in the place of what is still on its way.
+    fn offer(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible<Option<Kv>>>;
+
+    /// Waits for what was on its way; to be asked for only where something was.
+    fn receive(&mut self, layer: usize) -> Result<Visible> {
+        bail!("nothing is on its way at layer {layer}")
+    }
+
+    /// Both at once: all that the blocks see.
+    fn exchange(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible> {
+        self.offer(layer, own)?.filled(|| self.receive(layer))
+    }
+}
+
+impl From<Visible> for Visible<Option<Kv>> {
+    /// With nothing on its way.
+    fn from(visible: Visible) -> Self {
+        let known = |list: Vec<Kv>| list.into_iter().map(Some).collect();
+        match visible {
+            Visible::Shared(list) => Self::Shared(known(list)),
+            Visible::Each(lists) => Self::Each(lists.into_iter().map(known).collect()),
+        }
+    }
+}
+
+impl Visible<Option<Kv>> {
+    /// Whether nothing is on its way.
+    pub fn is_complete(&self) -> bool {
+        match self {
+            Self::Shared(list) => list.iter().all(Option::is_some),
+            Self::Each(lists) => lists.iter().flatten().all(Option::is_some),
+        }
+    }
+
+    /// All of it: what was on its way, if something was, is received and put in its place.
+    pub fn filled(self, receive: impl FnOnce() -> Result<Visible>) -> Result<Visible> {
+        let rest = if self.is_complete() { self.nothing() } else { receive()? };
+        Ok(match (self, rest) {
+            (Self::Shared(list), Visible::Shared(rest)) => Visible::Shared(filled(list, rest)?),
+            (Self::Each(lists), Visible::Each(rests)) if lists.len() == rests.len() => {
+                let lists = lists.into_iter().zip(rests);
+                Visible::Each(lists.map(|(list, rest)| filled(list, rest)).collect::<Result<_>>()?)
+            }
+            (_, rest) => bail!("other blocks wait for keys than {rest:?} are for"),
+        })
+    }
+
+    /// For as many blocks.
+    fn nothing(&self) -> Visible {
+        match self {
+            Self::Shared(_) => Visible::Shared(Vec::new()),
+            Self::Each(lists) => Visible::Each(vec![Vec::new(); lists.len()]),
+        }
+    }
+}
+
+fn filled(list: Vec<Option<Kv>>, rest: Vec<Kv>) -> Result<Vec<Kv>> {
+    let missing = list.iter().filter(|kv| kv.is_none()).count();
+    if missing != rest.len() {
+        bail!("{missing} keys were on their way, and {} came", rest.len());
+    }
+    let mut rest = rest.into_iter();
+    Ok(list.into_iter().filter_map(|kv| kv.or_else(|| rest.next())).collect())
 }
 
 /// A prompt as the text encoder leaves it: `(tokens, text_dim)`, real tokens only.

@@ -54,9 +54,9 @@ fn text(model: &WanDit, seed: u64, tokens: usize) -> TextContext {
 struct Apart(Vec<Vec<Kv>>);
 
 impl KvExchange for Apart {
-    fn exchange(&mut self, _: usize, own: Vec<Kv>) -> Result<Visible> {
+    fn offer(&mut self, _: usize, own: Vec<Kv>) -> Result<Visible<Option<Kv>>> {
         self.0.push(own.clone());
-        Ok(Visible::Each(own.into_iter().map(|kv| vec![kv]).collect()))
+        Ok(Visible::Each(own.into_iter().map(|kv| vec![kv]).collect()).into())
     }
 }
 
@@ -271,8 +271,8 @@ fn texts_that_do_not_fit_are_named() {
 fn keys_that_do_not_fit_are_refused() {
     struct Answer(Visible);
     impl KvExchange for Answer {
-        fn exchange(&mut self, _: usize, _: Vec<Kv>) -> Result<Visible> {
-            Ok(self.0.clone())
+        fn offer(&mut self, _: usize, _: Vec<Kv>) -> Result<Visible<Option<Kv>>> {
+            Ok(self.0.clone().into())
         }
     }
     let model = dit(DType::F32);

@@ -126,8 +126,8 @@ pub const BLOCK: usize = 3;
 struct Past(Option<Kv>);
 
 impl KvExchange for Past {
-    fn exchange(&mut self, _: usize, own: Vec<Kv>) -> Result<Visible> {
-        Ok(Visible::Shared(self.0.iter().cloned().chain(own).collect()))
+    fn offer(&mut self, _: usize, own: Vec<Kv>) -> Result<Visible<Option<Kv>>> {
+        Ok(Visible::Shared(self.0.iter().cloned().chain(own).collect()).into())
     }
 }
 

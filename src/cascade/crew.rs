@@ -10,6 +10,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::block::Block;
 use super::history::History;
+use super::link::Link;
 use super::worker::{Tick, Worker};
 use crate::device;
 use crate::model::{Interrupt, VideoModel};
@@ -53,11 +54,12 @@ type Share = Result<Vec<(usize, Tensor)>>;
 impl Crew {
     /// At most `width` workers, each with such histories.
     pub(super) fn new(workers: &Workers, width: usize, histories: &[History]) -> Result<Self> {
+        let models = workers.models.iter().take(width);
+        let alone = models.len() == 1;
         let worker = |(rank, model): (usize, &Arc<dyn VideoModel>)| {
             let pool = workers.pool(model)?;
-            Ok((Worker::new(rank, model.clone(), histories.to_vec()), pool))
+            Ok((Worker::new(rank, model.clone(), histories.to_vec(), alone)?, pool))
         };
-        let models = workers.models.iter().take(width);
         Ok(Self(models.enumerate().map(worker).collect::<Result<_>>()?))
     }
 
@@ -70,14 +72,20 @@ impl Crew {
         self.0.first().map_or(&Device::Cpu, |(worker, _)| worker.device())
     }
 
+    /// What those that have blocks exchange by.
+    pub(super) fn link(&self, tick: &Tick<'_>) -> Link {
+        Link::new(self.0.iter().filter_map(|(worker, _)| worker.party(tick)).collect())
+    }
+
     /// The flow of every block in flight, by place. The first worker that fails or panics ends the
     /// tick for all within a layer, and its failure is the one that is told.
     pub(super) fn forward(&mut self, tick: &Tick<'_>) -> Result<Vec<Tensor>> {
         let home = self.device().clone();
         let shares = match &mut self.0[..] {
-            [(worker, pool)] => vec![Ok(within(pool.as_ref(), || worker.forward(tick)))],
+            [(worker, pool)] => vec![Ok(within(pool.as_ref(), || worker.forward(0, tick)))],
             workers => together(workers, tick),
         };
+        tick.link.settle()?;
         let mut flows = Vec::with_capacity(tick.flying.len());
         for share in in_order_of_failure(shares, tick) {
             flows.extend(share.unwrap_or_else(|panic| resume_unwind(panic))?);
@@ -127,7 +135,7 @@ fn together(workers: &mut [(Worker, Option<ThreadPool>)], tick: &Tick<'_>) -> Ve
         let busy = workers.iter_mut().filter(|(worker, _)| !worker.places(tick).is_empty());
         let mut threads = Vec::new();
         for (index, (worker, pool)) in busy.enumerate() {
-            let forward = || within(pool.as_ref(), || worker.forward(tick));
+            let forward = move || within(pool.as_ref(), || worker.forward(index, tick));
             let thread = Builder::new().name("blockcascade-worker".into());
             let thread = thread.spawn_scoped(scope, move || guarded(index, tick, forward));
             if thread.is_err() {

@@ -1,4 +1,5 @@
-//! How the workers of one tick give each other keys and values: one call a layer.
+//! How the workers of one tick give each other keys and values: once a layer, each to all that see
+//! its blocks.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -6,65 +7,91 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Result, Tensor, bail};
 
-use crate::device::moved;
+use crate::device::{moved, sent, settle};
 use crate::model::Kv;
 
 /// The board that the workers of one tick share; it ends with the tick, and all that is on it.
 #[derive(Debug, Default)]
 pub(super) struct Link {
-    /// Workers that take part.
-    workers: usize,
+    /// Who takes part.
+    parties: Vec<Party>,
     board: Mutex<Board>,
     changed: Condvar,
     bytes: AtomicU64,
 }
 
+/// A worker that has blocks.
+#[derive(Clone, Debug)]
+pub(super) struct Party {
+    /// Its blocks, by place among those in flight.
+    pub(super) places: Vec<usize>,
+    /// How many of the oldest blocks it sees.
+    pub(super) wanted: usize,
+    /// Where what it is given arrives.
+    pub(super) device: Device,
+}
+
+/// A block's keys and values, by its place.
+type Placed = (usize, Kv);
+
 #[derive(Debug, Default)]
 struct Board {
-    layers: HashMap<usize, Shelf>,
+    /// What is given, by layer and party, until it is taken.
+    given: HashMap<(usize, usize), Vec<Placed>>,
+    /// What is kept until it has arrived at another device.
+    kept: Vec<(Tensor, Device)>,
     /// Who failed first.
     failed: Option<usize>,
 }
 
-/// Keys and values of one layer, by place among the blocks in flight.
-#[derive(Debug, Default)]
-struct Shelf {
-    kv: Vec<Option<Kv>>,
-    /// Workers that have what they wanted.
-    served: usize,
-}
+impl Party {
+    /// Whether it sees a block of others.
+    fn awaits(&self, place: usize) -> bool {
+        place < self.wanted && !self.places.contains(&place)
+    }
 
-/// What one worker gives and wants at one layer.
-#[derive(Debug)]
-pub(super) struct Offer<'a> {
-    pub(super) layer: usize,
-    /// Its own blocks, by place.
-    pub(super) own: Vec<(usize, Kv)>,
-    /// How many of the oldest blocks it wants.
-    pub(super) wanted: usize,
-    /// Where it computes.
-    pub(super) device: &'a Device,
+    fn awaited(&self) -> usize {
+        (0..self.wanted).filter(|&place| self.awaits(place)).count()
+    }
 }
 
 impl Link {
-    pub(super) fn new(workers: usize) -> Self {
-        Self { workers, ..Self::default() }
+    pub(super) fn new(parties: Vec<Party>) -> Self {
+        Self { parties, ..Self::default() }
     }
 
-    /// Waits for the keys and values that are wanted and returns them, oldest first, on the
-    /// caller's device. An error as soon as any worker has failed.
-    pub(super) fn gather(&self, offer: Offer<'_>) -> Result<Vec<Kv>> {
-        let own: Vec<usize> = offer.own.iter().map(|(place, _)| *place).collect();
-        self.put(offer.layer, offer.own);
-        let found = self.take(offer.layer, offer.wanted)?;
-        let mut gathered = Vec::with_capacity(found.len());
-        for (place, kv) in found.into_iter().enumerate() {
-            if !own.contains(&place) {
+    /// Sends the keys and values of a party's own blocks to all that see them. An error if any party
+    /// has failed.
+    pub(super) fn give(&self, layer: usize, own: &[Placed]) -> Result<()> {
+        for (number, party) in self.parties.iter().enumerate() {
+            for (place, kv) in own.iter().filter(|(place, _)| party.awaits(*place)) {
+                let [k, v] = [sent(&kv.k, &party.device)?, sent(&kv.v, &party.device)?];
                 self.bytes.fetch_add(bytes(&kv.k) + bytes(&kv.v), Ordering::Relaxed);
+                let mut board = self.lock();
+                let kept = [k.kept, v.kept].into_iter().flatten();
+                board.kept.extend(kept.map(|x| (x, party.device.clone())));
+                let kv = Kv { k: k.there, v: v.there };
+                board.given.entry((layer, number)).or_default().push((*place, kv));
             }
-            gathered.push(on(&kv, offer.device)?);
         }
-        Ok(gathered)
+        self.changed.notify_all();
+        self.check(&self.lock())
+    }
+
+    /// Waits for the keys and values that a party awaits, and returns them, the oldest first, on its
+    /// device. An error as soon as any party has failed.
+    pub(super) fn take(&self, layer: usize, number: usize) -> Result<Vec<Placed>> {
+        let Some(party) = self.parties.get(number) else { bail!("there is no worker {number}") };
+        let (key, awaited) = ((layer, number), party.awaited());
+        let misses = |board: &mut Board| {
+            board.failed.is_none() && board.given.get(&key).map_or(0, Vec::len) < awaited
+        };
+        let board = self.changed.wait_while(self.lock(), misses);
+        let mut board = board.unwrap_or_else(PoisonError::into_inner);
+        self.check(&board)?;
+        let mut taken = board.given.remove(&key).unwrap_or_default();
+        taken.sort_by_key(|(place, _)| *place);
+        Ok(taken)
     }
 
     /// Tells all that one of them, by its number, will not go on.
@@ -83,42 +110,18 @@ impl Link {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    fn put(&self, layer: usize, own: Vec<(usize, Kv)>) {
-        let mut board = self.lock();
-        let shelf = board.layers.entry(layer).or_default();
-        for (place, kv) in own {
-            shelf.kv.resize_with(shelf.kv.len().max(place + 1), || None);
-            shelf.kv[place] = Some(kv);
-        }
-        self.changed.notify_all();
+    /// Lets go of what was sent, once nobody computes any more.
+    pub(super) fn settle(&self) -> Result<()> {
+        let kept = std::mem::take(&mut self.lock().kept);
+        kept.iter().try_for_each(|(x, device)| settle(x.device(), device))
     }
 
-    fn take(&self, layer: usize, wanted: usize) -> Result<Vec<Kv>> {
-        let misses = |board: &mut Board| {
-            board.failed.is_none() && board.layers.get(&layer).is_none_or(|s| !s.has(wanted))
-        };
-        let board = self.changed.wait_while(self.lock(), misses);
-        let mut board = board.unwrap_or_else(PoisonError::into_inner);
-        if board.failed.is_some() {
-            bail!("another worker failed");
-        }
-        let Some(shelf) = board.layers.get_mut(&layer) else { bail!("layer {layer} is gone") };
-        let found = shelf.kv.iter().take(wanted).flatten().cloned().collect();
-        shelf.served += 1;
-        if shelf.served == self.workers {
-            board.layers.remove(&layer);
-        }
-        Ok(found)
+    fn check(&self, board: &Board) -> Result<()> {
+        if board.failed.is_some() { bail!("another worker failed") } else { Ok(()) }
     }
 
     fn lock(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Shelf {
-    fn has(&self, wanted: usize) -> bool {
-        self.kv.len() >= wanted && self.kv.iter().take(wanted).all(Option::is_some)
     }
 }
 
@@ -143,46 +146,69 @@ mod tests {
         Kv { k: x.clone(), v: x }
     }
 
-    fn gather(link: &Link, own: &[usize], wanted: usize) -> Result<Vec<f32>> {
-        let own = own.iter().map(|&place| (place, kv(place as f32))).collect();
-        let offer = Offer { layer: 0, own, wanted, device: &Device::Cpu };
-        let first = |kv: &Kv| kv.k.flatten_all()?.get(0)?.to_scalar();
-        link.gather(offer)?.iter().map(first).collect()
+    fn link(parties: &[(&[usize], usize)]) -> Link {
+        let party = |&(places, wanted): &(&[usize], usize)| Party {
+            places: places.to_vec(),
+            wanted,
+            device: Device::Cpu,
+        };
+        Link::new(parties.iter().map(party).collect())
+    }
+
+    fn give(link: &Link, number: usize) -> Result<()> {
+        let own = link.parties[number].places.iter().map(|&place| (place, kv(place as f32)));
+        link.give(0, &own.collect::<Vec<_>>())
+    }
+
+    fn take(link: &Link, number: usize) -> Result<Vec<usize>> {
+        let place = |(place, kv): &Placed| {
+            let number: f32 = kv.k.flatten_all()?.get(0)?.to_scalar()?;
+            assert_eq!(number, *place as f32);
+            Ok(*place)
+        };
+        link.take(0, number)?.iter().map(place).collect()
     }
 
     #[test]
     fn all_get_all_in_order_and_nothing_stays() {
-        let link = Link::new(3);
+        let link = link(&[(&[0, 3], 4), (&[1], 4), (&[2], 4)]);
+        let others = [vec![1, 2], vec![0, 2, 3], vec![0, 1, 3]];
         thread::scope(|scope| {
-            let ranks = [&[0, 3][..], &[1], &[2]].map(|own| scope.spawn(|| gather(&link, own, 4)));
-            for rank in ranks {
-                assert_eq!(rank.join().unwrap().unwrap(), [0.0, 1.0, 2.0, 3.0]);
+            let link = &link;
+            let both =
+                |number| scope.spawn(move || give(link, number).and_then(|()| take(link, number)));
+            for (thread, others) in [0, 1, 2].map(both).into_iter().zip(others) {
+                assert_eq!(thread.join().unwrap().unwrap(), others);
             }
         });
-        assert!(link.lock().layers.is_empty());
+        assert!(link.lock().given.is_empty());
         // Each of four blocks goes to two others: 2 tensors of 8 numbers of 4 bytes.
         assert_eq!(link.bytes(), 4 * 2 * 2 * 8 * 4);
     }
 
     #[test]
     fn who_wants_older_blocks_does_not_wait_for_younger_ones() {
-        let link = Link::new(2);
-        assert_eq!(gather(&link, &[0], 1).unwrap(), [0.0]);
-        assert_eq!(gather(&link, &[1], 2).unwrap(), [0.0, 1.0]);
-        assert!(link.lock().layers.is_empty());
+        let link = link(&[(&[0], 1), (&[1], 2)]);
+        give(&link, 0).unwrap();
+        assert_eq!(take(&link, 0).unwrap(), [0usize; 0]);
+        give(&link, 1).unwrap();
+        assert_eq!(take(&link, 1).unwrap(), [0]);
+        assert!(link.lock().given.is_empty());
     }
 
     #[test]
     fn a_failure_wakes_who_waits_and_turns_away_who_comes() {
-        let link = Link::new(3);
+        let link = link(&[(&[0], 3), (&[1], 3), (&[2], 3)]);
         thread::scope(|scope| {
-            let waiting = scope.spawn(|| gather(&link, &[0], 3));
+            give(&link, 0).unwrap();
+            let waiting = scope.spawn(|| take(&link, 0));
             thread::sleep(Duration::from_millis(20));
             link.fail(2);
             link.fail(0);
             assert!(waiting.join().unwrap().is_err());
         });
-        assert!(gather(&link, &[1], 1).is_err());
+        assert!(give(&link, 1).is_err());
+        assert!(take(&link, 1).is_err());
         assert_eq!(link.failed(), Some(2));
     }
 }

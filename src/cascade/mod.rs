@@ -282,7 +282,7 @@ impl Cascade {
             workers: self.crew.len(),
             link: Link::default(),
         };
-        tick.link = Link::new(tick.busy());
+        tick.link = self.crew.link(&tick);
         let flows = self.crew.forward(&tick)?;
         self.cost.exchanged_bytes += tick.link.bytes();
         Ok(flows)

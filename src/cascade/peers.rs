@@ -4,7 +4,7 @@ use candle_core::{Device, Result, bail};
 
 use super::AttentionMode;
 use super::history::HistoryView;
-use super::link::{Link, Offer};
+use super::link::{self, Link};
 use crate::model::{Interrupt, Kv, KvExchange, Visible};
 
 /// Blocks in flight see each other, behind one history of clean blocks.
@@ -12,11 +12,13 @@ use crate::model::{Interrupt, Kv, KvExchange, Visible};
 pub(super) struct Peers<'a> {
     pub(super) history: HistoryView<'a>,
     pub(super) attention: AttentionMode,
-    /// Blocks in flight, on all workers.
-    pub(super) in_flight: usize,
+    /// Blocks in flight that any block here sees: the oldest ones.
+    pub(super) wanted: usize,
     /// Those of this worker, by place among them, oldest first.
     pub(super) places: &'a [usize],
     pub(super) link: &'a Link,
+    /// Of this worker, among those that the link joins.
+    pub(super) number: usize,
     pub(super) device: &'a Device,
     /// Checked at every exchange, so that a tick ends within a layer.
     pub(super) interrupt: &'a Interrupt,
@@ -27,26 +29,46 @@ pub(super) struct Peers<'a> {
 }
 
 impl KvExchange for Peers<'_> {
-    fn exchange(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible> {
+    fn offer(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible<Option<Kv>>> {
         self.interrupt.check()?;
-        let all = self.gather(layer, own)?;
-        if let (true, Some(oldest)) = (self.caches, all.first()) {
-            self.clean.push(oldest.clone());
+        let own = self.placed(own)?;
+        self.link.give(layer, &own)?;
+        let mut known = vec![None; self.wanted];
+        for (place, kv) in own {
+            self.keep(place, &kv)?;
+            known.iter_mut().skip(place).take(1).for_each(|known| *known = Some(kv.clone()));
         }
-        let past: Vec<Kv> = self.history.context(layer).cloned().collect();
-        let seeing = |others: &[Kv]| past.iter().chain(others).cloned().collect();
+        let past: Vec<_> = self.history.context(layer).cloned().map(Some).collect();
+        let seeing = |known: &[Option<Kv>]| past.iter().chain(known).cloned().collect();
         Ok(match self.attention {
-            AttentionMode::Bidirectional => Visible::Shared(seeing(&all)),
+            AttentionMode::Bidirectional => Visible::Shared(seeing(&known)),
             AttentionMode::Causal => {
-                Visible::Each(self.places.iter().map(|&place| seeing(&all[..=place])).collect())
+                Visible::Each(self.places.iter().map(|&place| seeing(&known[..=place])).collect())
+            }
+        })
+    }
+
+    fn receive(&mut self, layer: usize) -> Result<Visible> {
+        let others = self.link.take(layer, self.number)?;
+        for (place, kv) in &others {
+            self.keep(*place, kv)?;
+        }
+        let before = |end: usize| {
+            let older = others.iter().filter(|(place, _)| *place < end);
+            older.map(|(_, kv)| kv.clone()).collect()
+        };
+        Ok(match self.attention {
+            AttentionMode::Bidirectional => Visible::Shared(before(self.wanted)),
+            AttentionMode::Causal => {
+                Visible::Each(self.places.iter().map(|&place| before(place)).collect())
             }
         })
     }
 }
 
 impl Peers<'_> {
-    /// Keys and values of the blocks in flight that any block here sees, oldest first.
-    fn gather(&self, layer: usize, own: Vec<Kv>) -> Result<Vec<Kv>> {
+    /// With their places; those that history will keep do not keep others alive.
+    fn placed(&self, own: Vec<Kv>) -> Result<Vec<(usize, Kv)>> {
         if own.len() != self.places.len() {
             bail!("the model offers {} keys for {} blocks", own.len(), self.places.len());
         }
@@ -54,11 +76,14 @@ impl Peers<'_> {
         if let (true, Some((0, oldest))) = (self.caches, own.first_mut()) {
             *oldest = compact(oldest)?;
         }
-        let wanted = match self.attention {
-            AttentionMode::Bidirectional => self.in_flight,
-            AttentionMode::Causal => self.places.last().map_or(0, |youngest| youngest + 1),
-        };
-        self.link.gather(Offer { layer, own, wanted, device: self.device })
+        Ok(own)
+    }
+
+    fn keep(&mut self, place: usize, kv: &Kv) -> Result<()> {
+        if self.caches && place == 0 {
+            self.clean.push(link::on(kv, self.device)?);
+        }
+        Ok(())
     }
 }
 
@@ -73,7 +98,7 @@ pub(super) struct Trails<'a> {
 }
 
 impl KvExchange for Trails<'_> {
-    fn exchange(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible> {
+    fn offer(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible<Option<Kv>>> {
         self.interrupt.check()?;
         let mut lists = Vec::with_capacity(own.len());
         for ((history, left), kv) in self.histories.iter().zip(&mut self.left).zip(&own) {
@@ -81,7 +106,7 @@ impl KvExchange for Trails<'_> {
             left.push(kv.clone());
             lists.push(history.context(layer).cloned().chain([kv]).collect());
         }
-        Ok(Visible::Each(lists))
+        Ok(Visible::Each(lists).into())
     }
 }
 
@@ -95,12 +120,12 @@ pub(super) struct Again<'a> {
 }
 
 impl KvExchange for Again<'_> {
-    fn exchange(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible> {
+    fn offer(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible<Option<Kv>>> {
         self.interrupt.check()?;
         for (left, kv) in self.left.iter_mut().zip(&own) {
             left.push(compact(kv)?);
         }
-        Ok(Visible::Shared(self.past.context(layer).cloned().chain(own).collect()))
+        Ok(Visible::Shared(self.past.context(layer).cloned().chain(own).collect()).into())
     }
 }
 

@@ -7,9 +7,10 @@ use candle_core::{Device, Result, Tensor, bail};
 use super::AttentionMode;
 use super::block::Block;
 use super::history::{History, HistoryPolicy};
-use super::link::{self, Link};
+use super::link::{self, Link, Party};
 use super::peers::{Again, Peers, Trails};
 use super::timetable::{Pass, Stage, Timetable};
+use crate::device;
 use crate::model::{DenoiseInput, Interrupt, Kv, VideoModel};
 
 /// A model on its device, and what is known there of the past.
@@ -17,6 +18,8 @@ use crate::model::{DenoiseInput, Interrupt, Kv, VideoModel};
 pub(super) struct Worker {
     rank: usize,
     model: Arc<dyn VideoModel>,
+    /// Where keys and values of others arrive, beside what is computed.
+    arrivals: Device,
     /// One for all passes, or one for each.
     histories: Vec<History>,
     /// What the last forward leaves, with the number of the history.
@@ -53,11 +56,12 @@ impl Tick<'_> {
         self.flying[place].0.pass.index(0)
     }
 
-    /// Workers that have blocks.
-    pub(super) fn busy(&self) -> usize {
-        let has_blocks =
-            |&rank: &usize| (0..self.flying.len()).any(|place| self.owner(place) == rank);
-        (0..self.workers).filter(has_blocks).count()
+    /// Of the oldest blocks in flight, how many those at `places` see.
+    fn wanted(&self, places: &[usize]) -> usize {
+        match self.attention {
+            AttentionMode::Bidirectional => self.flying.len(),
+            AttentionMode::Causal => places.last().map_or(0, |youngest| youngest + 1),
+        }
     }
 
     fn inputs(&self, places: &[usize], rank: usize) -> Vec<DenoiseInput<'_>> {
@@ -71,8 +75,16 @@ impl Tick<'_> {
 }
 
 impl Worker {
-    pub(super) fn new(rank: usize, model: Arc<dyn VideoModel>, histories: Vec<History>) -> Self {
-        Self { rank, model, histories, left: Vec::new() }
+    /// A worker that is `alone` is given nothing.
+    pub(super) fn new(
+        rank: usize,
+        model: Arc<dyn VideoModel>,
+        histories: Vec<History>,
+        alone: bool,
+    ) -> Result<Self> {
+        let device = model.device();
+        let arrivals = if alone { device.clone() } else { device::beside(device)? };
+        Ok(Self { rank, model, arrivals, histories, left: Vec::new() })
     }
 
     pub(super) fn device(&self) -> &Device {
@@ -84,12 +96,23 @@ impl Worker {
         (0..tick.flying.len()).filter(|&place| tick.owner(place) == self.rank).collect()
     }
 
-    /// The flow of each of its blocks, by place.
-    pub(super) fn forward(&mut self, tick: &Tick<'_>) -> Result<Vec<(usize, Tensor)>> {
+    /// As the tick's link knows it, if it has blocks.
+    pub(super) fn party(&self, tick: &Tick<'_>) -> Option<Party> {
+        let places = self.places(tick);
+        let party = Party { wanted: tick.wanted(&places), places, device: self.arrivals.clone() };
+        (!party.places.is_empty()).then_some(party)
+    }
+
+    /// The flow of each of its blocks, by place; `number` is its own among the link's parties.
+    pub(super) fn forward(
+        &mut self,
+        number: usize,
+        tick: &Tick<'_>,
+    ) -> Result<Vec<(usize, Tensor)>> {
         self.left.clear();
         let places = self.places(tick);
         let flows = match tick.policy {
-            HistoryPolicy::Clean => self.among_peers(tick, &places)?,
+            HistoryPolicy::Clean => self.among_peers(number, tick, &places)?,
             HistoryPolicy::StageMatched => self.on_trails(tick, &places)?,
         };
         if flows.len() != places.len() {
@@ -98,15 +121,21 @@ impl Worker {
         Ok(places.into_iter().zip(flows).collect())
     }
 
-    fn among_peers(&mut self, tick: &Tick<'_>, places: &[usize]) -> Result<Vec<Tensor>> {
+    fn among_peers(
+        &mut self,
+        number: usize,
+        tick: &Tick<'_>,
+        places: &[usize],
+    ) -> Result<Vec<Tensor>> {
         let (history, in_flight) = (&mut self.histories[0], tick.flying.len());
         history.prepare(in_flight)?;
         let mut peers = Peers {
             history: history.view(in_flight),
             attention: tick.attention,
-            in_flight,
+            wanted: tick.wanted(places),
             places,
             link: &tick.link,
+            number,
             device: self.model.device(),
             interrupt: tick.interrupt,
             caches: tick.caches(),

@@ -2,6 +2,8 @@
 
 use candle_core::{Device, Result, Tensor};
 
+use super::Sent;
+
 /// What candle says of a build without CUDA.
 pub(super) fn open(ordinal: usize) -> Result<Device> {
     Device::new_cuda(ordinal)
@@ -20,6 +22,16 @@ pub fn keep_memory(_: &Device) -> Result<()> {
 /// The same numbers on another device, of which a CPU is the only one.
 pub fn moved(x: &Tensor, device: &Device) -> Result<Tensor> {
     x.to_device(device)
+}
+
+/// The same numbers, which are there at once.
+pub fn sent(x: &Tensor, device: &Device) -> Result<Sent> {
+    Ok(Sent { there: moved(x, device)?, kept: None })
+}
+
+/// There is nothing to wait for.
+pub fn settle(_: &Device, _: &Device) -> Result<()> {
+    Ok(())
 }
 
 /// Whether there is any: none that this build knows of.

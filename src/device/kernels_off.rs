@@ -9,6 +9,22 @@ pub fn attention(_: &Tensor, _: &[(&Tensor, &Tensor)], _: usize) -> Result<Optio
     Ok(None)
 }
 
+/// Attention that a kernel has begun, of which there is none.
+#[derive(Debug)]
+pub enum Begun {}
+
+/// Nothing, for everything.
+pub fn begin(_: &Tensor, _: &[(&Tensor, &Tensor)]) -> Result<Option<Begun>> {
+    Ok(None)
+}
+
+impl Begun {
+    /// For what is begun, which nothing is.
+    pub fn finish(self, _: &Tensor, _: &[(&Tensor, &Tensor)]) -> Result<Tensor> {
+        match self {}
+    }
+}
+
 /// Nothing, for everything.
 pub fn rms_norm(_: &Tensor, _: &Tensor, _: f32) -> Result<Option<Tensor>> {
     Ok(None)

@@ -16,9 +16,9 @@ mod list;
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{Device, DeviceLocation, Result, utils};
+use candle_core::{Device, DeviceLocation, Result, Tensor, utils};
 
-pub use self::cuda::{beside, keep_memory, lacks_bf16, memory, moved, peak_memory};
+pub use self::cuda::{beside, keep_memory, lacks_bf16, memory, moved, peak_memory, sent, settle};
 pub use self::list::Devices;
 
 /// What a model is computed on.
@@ -48,6 +48,15 @@ impl DeviceSpec {
     pub fn missing_feature(self) -> Option<&'static str> {
         (matches!(self, Self::Cuda(_)) && !utils::cuda_is_available()).then_some("cuda")
     }
+}
+
+/// Numbers on their way from one device to another.
+#[derive(Debug)]
+pub struct Sent {
+    /// Where they go.
+    pub there: Tensor,
+    /// What has to be kept where they come from until the two devices are [settled](settle), if anything.
+    pub kept: Option<Tensor>,
 }
 
 /// Why there is no GPU to be had.

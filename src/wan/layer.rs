@@ -8,7 +8,7 @@ use candle_core::{DType, Result, Tensor, bail};
 use candle_nn::VarBuilder;
 
 use super::config::WanConfig;
-use crate::layers::attention::attend;
+use crate::layers::attention::{Begun, attend};
 use crate::layers::linear::Linear;
 use crate::layers::norm::{LayerNorm, RmsNorm, add_gated};
 use crate::layers::rope::Rotation;
@@ -147,25 +147,58 @@ impl SelfAttention {
         kv: &mut dyn KvExchange,
     ) -> Result<Tensor> {
         let Projections { q, k, v, norm_q, norm_k, num_heads, .. } = &self.0;
-        let q = norm_q.forward_rotated(&q.forward(xs)?, *num_heads, &shared.rotation)?;
         let k = norm_k.forward_rotated(&k.forward(xs)?, *num_heads, &shared.rotation)?;
         let v = self.0.split_heads(&v.forward(xs)?)?;
-        let part = |x: &Tensor, span: &Range<usize>| x.narrow(1, span.start, span.len());
         let own = |span| Ok(Kv { k: part(&k, span)?, v: part(&v, span)? });
         let own = shared.spans.iter().map(own).collect::<Result<Vec<_>>>()?;
-        let heads = match kv.exchange(layer, own)? {
-            Visible::Shared(keys) => attend(&q, &keys, 1)?,
-            Visible::Each(lists) if lists.len() != shared.spans.len() => {
-                bail!("{} lists of keys for {} blocks", lists.len(), shared.spans.len())
-            }
-            Visible::Each(lists) => {
-                let parts = shared.spans.iter().zip(&lists);
-                let parts = parts.map(|(span, keys)| attend(&part(&q, span)?, keys, 1));
-                Tensor::cat(&parts.collect::<Result<Vec<_>>>()?, 1)?
-            }
+        let seen = kv.offer(layer, own)?; // keys are on their way while queries are computed
+        let q = norm_q.forward_rotated(&q.forward(xs)?, *num_heads, &shared.rotation)?;
+        let parts = if seen.is_complete() {
+            let seen = seen.filled(|| kv.receive(layer))?;
+            let lists = lists(&q, &shared.spans, seen)?.into_iter();
+            lists.map(|(q, keys)| attend(&q, &keys, 1)).collect::<Result<Vec<_>>>()?
+        } else {
+            let begun = begin(lists(&q, &shared.spans, seen)?)?;
+            finish(begun, kv.receive(layer)?)?
         };
-        self.0.o.forward(&heads.reshape(xs.shape())?)
+        self.0.o.forward(&Tensor::cat(&parts, 1)?.reshape(xs.shape())?)
     }
+}
+
+fn part(x: &Tensor, span: &Range<usize>) -> Result<Tensor> {
+    x.narrow(1, span.start, span.len())
+}
+
+/// The queries that see each list of keys.
+fn lists<T>(q: &Tensor, spans: &[Range<usize>], seen: Visible<T>) -> Result<Vec<(Tensor, Vec<T>)>> {
+    match seen {
+        Visible::Shared(list) => Ok(vec![(q.clone(), list)]),
+        Visible::Each(lists) if lists.len() != spans.len() => {
+            bail!("{} lists of keys for {} blocks", lists.len(), spans.len())
+        }
+        Visible::Each(lists) => {
+            spans.iter().zip(lists).map(|(span, list)| Ok((part(q, span)?, list))).collect()
+        }
+    }
+}
+
+/// Attends to what is known already.
+fn begin(lists: Vec<(Tensor, Vec<Option<Kv>>)>) -> Result<Vec<Begun>> {
+    let begun =
+        |(q, keys): (Tensor, Vec<Option<Kv>>)| Begun::new(&q, keys.into_iter().flatten().collect());
+    lists.into_iter().map(begun).collect()
+}
+
+/// Attends to the rest.
+fn finish(begun: Vec<Begun>, rest: Visible) -> Result<Vec<Tensor>> {
+    let rest = match rest {
+        Visible::Shared(list) => vec![list],
+        Visible::Each(lists) => lists,
+    };
+    if rest.len() != begun.len() {
+        bail!("{} lists of keys came for {}", rest.len(), begun.len());
+    }
+    begun.into_iter().zip(&rest).map(|(begun, rest)| begun.finish(rest)).collect()
 }
 
 #[derive(Debug)]

@@ -292,12 +292,12 @@ impl<'a> View<'a> {
 }
 
 impl KvExchange for View<'_> {
-    fn exchange(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible> {
+    fn offer(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible<Option<Kv>>> {
         let of = |blocks: &[Vec<Kv>]| -> Vec<Kv> {
             blocks.iter().filter_map(|block| block.get(layer).cloned()).collect()
         };
         self.own.extend(own.iter().cloned());
-        Ok(Visible::Shared([of(self.past), of(self.older), own, of(self.younger)].concat()))
+        Ok(Visible::Shared([of(self.past), of(self.older), own, of(self.younger)].concat()).into())
     }
 }
 

@@ -66,7 +66,8 @@ impl VideoModel for Probed {
         kv: &mut dyn KvExchange,
     ) -> Result<Vec<Tensor>> {
         let first_frames = blocks.iter().map(|block| block.first_frame).collect();
-        self.model.predict_flow(blocks, &mut Watched { probed: self, first_frames, kv })
+        let mut watched = Watched { probed: self, first_frames, kv, exchange: 0, offered: None };
+        self.model.predict_flow(blocks, &mut watched)
     }
 }
 
@@ -74,15 +75,36 @@ struct Watched<'a> {
     probed: &'a Probed,
     first_frames: Vec<usize>,
     kv: &'a mut dyn KvExchange,
+    /// Of the exchange that has begun.
+    exchange: usize,
+    offered: Option<Visible<Option<Kv>>>,
 }
 
 impl KvExchange for Watched<'_> {
-    fn exchange(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible> {
-        let exchange = self.probed.exchanges.fetch_add(1, Ordering::SeqCst);
-        let first_frames = &self.first_frames;
-        (self.probed.hook)(Moment { exchange, first_frames, seen: None })?;
-        let seen = self.kv.exchange(layer, own)?;
-        (self.probed.hook)(Moment { exchange, first_frames, seen: Some(&seen) })?;
-        Ok(seen)
+    fn offer(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible<Option<Kv>>> {
+        self.exchange = self.probed.exchanges.fetch_add(1, Ordering::SeqCst);
+        self.tell(None)?;
+        let offered = self.kv.offer(layer, own)?;
+        if offered.is_complete() {
+            let seen = offered.clone().filled(|| unreachable!("nothing is missing"))?;
+            self.tell(Some(&seen))?;
+        }
+        self.offered = Some(offered.clone());
+        Ok(offered)
+    }
+
+    fn receive(&mut self, layer: usize) -> Result<Visible> {
+        let received = self.kv.receive(layer)?;
+        let offered = self.offered.take().expect("it was offered before");
+        let seen = offered.filled(|| Ok(received.clone()))?;
+        self.tell(Some(&seen))?;
+        Ok(received)
+    }
+}
+
+impl Watched<'_> {
+    fn tell(&self, seen: Option<&Visible>) -> Result<()> {
+        let (exchange, first_frames) = (self.exchange, &self.first_frames[..]);
+        (self.probed.hook)(Moment { exchange, first_frames, seen })
     }
 }

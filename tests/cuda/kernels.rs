@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use gstblockcascade::device::{self, DeviceSpec};
-use gstblockcascade::layers::attention::{Kv, attend};
+use gstblockcascade::layers::attention::{Begun, Kv, attend};
 use gstblockcascade::layers::conv::{Activation, Conv, Geometry};
 use gstblockcascade::layers::linear::Linear;
 use gstblockcascade::layers::norm::{LayerNorm, RmsNorm, add_gated};
@@ -61,6 +61,32 @@ fn attention_over_pieces() {
         let expected = attend(&q, &keys, last_count).unwrap();
         let keys: Vec<_> = keys.iter().map(|kv| Kv { k: there(&kv.k), v: there(&kv.v) }).collect();
         assert_close(&attend(&there(&q), &keys, last_count).unwrap(), &expected);
+    }
+}
+
+/// The others on another stream, with as many parts as either needs.
+#[test]
+#[ignore = "needs a GPU"]
+fn attention_to_keys_that_come_later() {
+    let (here, beside) = (gpu(), device::beside(&gpu()).unwrap());
+    for (head, queries, pieces, known) in [
+        (HEAD, 4680, vec![4680, 4680, 4680], 2),
+        (HEAD, 300, vec![1560, 1560, 77], 1),
+        (HEAD, 300, vec![1560], 1),
+        (64, 130, vec![100, 300], 1), // of a kernel that takes all at once
+    ] {
+        let tokens = |count| randn(&[1, count, 2, head]);
+        let kv = |count| Kv { k: tokens(count), v: tokens(count) };
+        let (q, keys) = (tokens(queries), pieces.into_iter().map(kv).collect::<Vec<_>>());
+        let expected = attend(&q, &keys, 1).unwrap();
+        let on = |kv: &Kv, device: &Device| {
+            let there = |x: &Tensor| device::moved(&there(x), device).unwrap();
+            Kv { k: there(&kv.k), v: there(&kv.v) }
+        };
+        let first = keys[..known].iter().map(|kv| on(kv, &here)).collect();
+        let rest: Vec<_> = keys[known..].iter().map(|kv| on(kv, &beside)).collect();
+        let begun = Begun::new(&there(&q), first).unwrap();
+        assert_close(&begun.finish(&rest).unwrap(), &expected);
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 mod kernels;
+mod workers;
 
 /// Where the program names the functions that it looks for.
 const DELAYED: &str = include_str!("../../src/device/cuda/delayed.rs");

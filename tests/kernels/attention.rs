@@ -93,6 +93,44 @@ fn parts_with_large_scores_are_joined() {
     assert_close(&got, &expected, "large scores");
 }
 
+/// What was begun with some of the keys, in so many parts, is joined with what the others come to, if there are any.
+#[test]
+fn keys_that_come_later_count_as_much() {
+    let kernel = compiled("attention_90");
+    for (number, (pieces, known, parts)) in
+        [(&[200, 385, 3][..], 1, [2, 3]), (&[40, 300], 1, [1, 1]), (&[130, 20], 2, [2, 0])]
+            .into_iter()
+            .enumerate()
+    {
+        let case = case_90(131, 2, pieces, 1);
+        let [q, k, v] = case.tensors();
+        let keys = case.keys(&k, &v);
+        let expected = attend(&q, &keys, 1).unwrap();
+        let (first, rest) = keys.split_at(known);
+        let q = bf16s(&q);
+        let rows = case.queries * case.heads;
+        let room = |parts| vec![f32::NAN; parts * rows * (case.width + 1)];
+        let of = |keys: &[Kv], list: &mut Vec<f32>, parts: usize, is_late| {
+            let keys: Vec<_> = keys.iter().map(|kv| [bf16s(&kv.k), bf16s(&kv.v)]).collect();
+            let mut arguments = case.arguments(&q, &keys);
+            (arguments.parts, arguments.key_parts) = (list.as_mut_ptr() as u64, parts as i32);
+            if parts > 0 {
+                run(&kernel, &arguments.start_90(), &arguments, is_late);
+            }
+            arguments
+        };
+        let got: Vec<bf16> = run_both_ways(rows * case.width, |out, is_late| {
+            let (mut earlier, mut later) = (room(parts[0]), room(parts[1]));
+            of(first, &mut earlier, parts[0], is_late);
+            let mut arguments = of(rest, &mut later, parts[1], is_late);
+            (arguments.earlier, arguments.out) = (earlier.as_ptr() as u64, out);
+            arguments.earlier_parts = parts[0] as i32;
+            run(&kernel, &arguments.start_joining(), &arguments, is_late);
+        });
+        assert_close(&got, &expected, &format!("case {number}"));
+    }
+}
+
 /// The rows of queries may lie among other numbers, as a product of several linears at once makes them.
 #[test]
 fn queries_may_be_apart() {
@@ -126,18 +164,27 @@ impl Case {
         self.pieces.iter().map(piece).collect()
     }
 
+    fn arguments(&self, q: &[bf16], keys: &[[Vec<bf16>; 2]]) -> Attention {
+        let mut arguments = Attention::new(self.queries, self.heads, self.width, self.last_count);
+        let row = self.heads * self.width;
+        (arguments.q, arguments.q_row) = (address(q), row as i64);
+        for (index, [k, v]) in keys.iter().enumerate() {
+            arguments.push(index, k.len() / row, [address(k), address(v)]);
+        }
+        arguments
+    }
+
     fn run(&self, kernel: &Library, q: &[bf16], q_row: usize, keys: &[Kv]) -> Vec<bf16> {
         let keys: Vec<_> = keys.iter().map(|kv| [bf16s(&kv.k), bf16s(&kv.v)]).collect();
-        let mut arguments = Attention::new(self.queries, self.heads, self.width, self.last_count);
-        (arguments.q, arguments.q_row) = (address(q), q_row as i64);
-        for (index, ([k, v], tokens)) in keys.iter().zip(self.pieces).enumerate() {
-            arguments.push(index, *tokens, [address(k), address(v)]);
-        }
+        let arguments = Attention { q_row: q_row as i64, ..self.arguments(q, &keys) };
         run_both_ways(self.queries * self.heads * self.width, |out, is_late| {
             let rows = self.queries * self.heads;
             let mut parts = vec![f32::NAN; self.parts * rows * (self.width + 1)];
             let mut arguments = arguments;
-            (arguments.out, arguments.parts) = (out, parts.as_mut_ptr() as u64);
+            arguments.out = out;
+            if self.parts > 1 {
+                arguments.parts = parts.as_mut_ptr() as u64;
+            }
             arguments.key_parts = self.parts as i32;
             match self.kernel {
                 "attention" => run(kernel, &arguments.start(self.width), &arguments, is_late),

@@ -82,8 +82,8 @@ pub fn check_first_block(fixture: &Fixture, report: &mut Report) -> Result<()> {
 struct Alone;
 
 impl KvExchange for Alone {
-    fn exchange(&mut self, _: usize, own: Vec<Kv>) -> candle_core::Result<Visible> {
-        Ok(Visible::Shared(own))
+    fn offer(&mut self, _: usize, own: Vec<Kv>) -> candle_core::Result<Visible<Option<Kv>>> {
+        Ok(Visible::Shared(own).into())
     }
 }
 

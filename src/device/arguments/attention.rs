@@ -27,6 +27,8 @@ pub struct Attention {
     pub out: u64,
     /// In f32, `(parts, queries, heads, width)` and behind them `(parts, queries, heads)`: where keys are in parts.
     pub parts: u64,
+    /// The same of other keys, which were there before.
+    pub earlier: u64,
     /// Numbers from one token of `q` to the next.
     pub q_row: i64,
     /// Tokens of `q`.
@@ -37,6 +39,8 @@ pub struct Attention {
     pub keys: i32,
     /// Parts of the keys that are done first.
     pub key_parts: i32,
+    /// Those of `earlier`.
+    pub earlier_parts: i32,
     /// Of scores, for powers of two.
     pub scale: f32,
     /// Of the last key's score, likewise.
@@ -86,11 +90,13 @@ impl Attention {
             q: 0,
             out: 0,
             parts: 0,
+            earlier: 0,
             q_row: 0,
             queries: queries as i32,
             heads: heads as i32,
             keys: 0,
             key_parts: 1,
+            earlier_parts: 0,
             scale: std::f32::consts::LOG2_E / (width as f32).sqrt(),
             last_bias: (last_count as f32).log2(),
             pieces: [Piece::default(); PIECES],

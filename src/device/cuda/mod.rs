@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{Device, Error, Result, Tensor};
 use cudarc::driver::{CudaContext, DriverError, result, sys};
 
-use super::Unavailable;
+use super::{Sent, Unavailable};
 
 /// What cuBLAS and the kernels were built for: tens are minor versions.
 const CUDA: c_int = 13_000;
@@ -75,15 +75,29 @@ pub fn keep_memory(device: &Device) -> Result<()> {
 /// The same numbers on another device. Where `x` was, nothing that is queued later comes before they are read
 /// there: its memory may be freed at once.
 pub fn moved(x: &Tensor, device: &Device) -> Result<Tensor> {
+    let Sent { there, kept } = sent(x, device)?;
+    settle(x.device(), device)?;
+    drop(kept);
+    Ok(there)
+}
+
+/// The same numbers on their way to another device; on the device of `x` nothing waits for that.
+pub fn sent(x: &Tensor, device: &Device) -> Result<Sent> {
     if x.device().same_device(device) {
-        return Ok(x.clone());
+        return Ok(Sent { there: x.clone(), kept: None });
     }
     let x = x.force_contiguous()?; // a copy takes the whole storage along
-    let there = x.to_device(device)?;
-    if let (Device::Cuda(here), Device::Cuda(device)) = (x.device(), device) {
-        here.cuda_stream().join(&device.cuda_stream()).map_err(Error::wrap)?;
+    Ok(Sent { there: x.to_device(device)?, kept: Some(x) })
+}
+
+/// Whatever is queued on `from` later, the freeing of memory included, waits for what was sent to `to`.
+pub fn settle(from: &Device, to: &Device) -> Result<()> {
+    match (from, to) {
+        (Device::Cuda(here), Device::Cuda(there)) if !from.same_device(to) => {
+            here.cuda_stream().join(&there.cuda_stream()).map_err(Error::wrap)
+        }
+        _ => Ok(()),
     }
-    Ok(there)
 }
 
 /// Where a device's memory comes from; not all of them have one.

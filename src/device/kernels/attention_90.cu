@@ -198,12 +198,12 @@ __device__ void store(const float (&out)[D / 8][4], const Softmax& softmax, cons
         for (int n = 0; n < D / 8; ++n) {
             int column = 8 * n + lane % 4 * 2;
             float first = out[n][2 * half] * share, second = out[n][2 * half + 1] * share;
-            if (gridDim.z == 1)
+            if (!arguments.parts)
                 *reinterpret_cast<unsigned*>(arguments.out + row * D + column) = pack(first, second);
             else
                 *reinterpret_cast<float2*>(arguments.parts + part * D + column) = {first, second};
         }
-        if (gridDim.z > 1 && lane % 4 == 0)
+        if (arguments.parts && lane % 4 == 0)
             arguments.parts[gridDim.z * rows * D + part] = softmax.largest[half] + logarithm(total);
     }
 }
@@ -278,24 +278,44 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) attention_90(const __gr
     }
 }
 
-// Joins what parts of the keys have come to: a warp for each row, of which `heads` are a query's.
+// What parts of the keys have come to, in one row of one list of them.
+struct Parts {
+    const float* outs;
+    const float* sums;
+    int count;
+    long long rows;
+
+    __device__ Parts(const float* parts, int count, long long rows, long long row)
+        : outs(parts + row * D), sums(parts + count * rows * D + row), count(count), rows(rows) {}
+
+    __device__ float most(float before) const {
+        for (int part = 0; part < count; ++part) before = fmaxf(before, sums[part * rows]);
+        return before;
+    }
+
+    __device__ void add(float4& out, float& total, float most, int column) const {
+        for (int part = 0; part < count; ++part) {
+            float share = power_of_two(sums[part * rows] - most);
+            float4 x = *reinterpret_cast<const float4*>(outs + part * rows * D + column);
+            total += share;
+            out = {out.x + share * x.x, out.y + share * x.y, out.z + share * x.z, out.w + share * x.w};
+        }
+    }
+};
+
+// Joins what parts of the keys, and of earlier ones, have come to: a warp for each row, of which `heads` are a query's.
 extern "C" __global__ void __launch_bounds__(GROUP) attention_90_join(
     const __grid_constant__ Arguments arguments) {
-    int parts = arguments.key_parts;
     long long rows = (long long)arguments.queries * arguments.heads;
     long long row = (long long)blockIdx.x * (GROUP / 32) + threadIdx.x / 32;
     if (row >= rows) return;
-    const float* sums = arguments.parts + parts * rows * D + row;
-    float most = -INFINITY, total = 0;
-    for (int part = 0; part < parts; ++part) most = fmaxf(most, sums[part * rows]);
+    Parts earlier(arguments.earlier, arguments.earlier_parts, rows, row);
+    Parts parts(arguments.parts, arguments.key_parts, rows, row);
+    float most = parts.most(earlier.most(-INFINITY)), total = 0;
     float4 out = {0, 0, 0, 0};
     int column = threadIdx.x % 32 * 4;
-    for (int part = 0; part < parts; ++part) {
-        float share = power_of_two(sums[part * rows] - most);
-        float4 x = *reinterpret_cast<const float4*>(arguments.parts + (part * rows + row) * D + column);
-        total += share;
-        out = {out.x + share * x.x, out.y + share * x.y, out.z + share * x.z, out.w + share * x.w};
-    }
+    earlier.add(out, total, most, column);
+    parts.add(out, total, most, column);
     *reinterpret_cast<uint2*>(arguments.out + row * D + column) =
         {pack(out.x / total, out.y / total), pack(out.z / total, out.w / total)};
 }

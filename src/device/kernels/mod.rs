@@ -17,7 +17,7 @@ use candle_core::{Layout, Result, Storage, bail};
 
 use super::arguments::Start;
 
-pub use self::attention::attention;
+pub use self::attention::{Begun, attention, begin};
 pub use self::convolution::{ConvWeight, convolve, lay_out};
 pub use self::linear::linear;
 pub use self::rows::{gate, modulate, norm_rotate, norm_silu, rms_norm};

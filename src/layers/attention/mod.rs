@@ -7,13 +7,10 @@ mod plain;
 mod products;
 mod tiled;
 
-use candle_core::{DType, Result, Tensor, bail};
-use half::bf16;
+use candle_core::{Result, Tensor, bail};
 
 use crate::device::kernels;
-use crate::layers::dots;
-use crate::layers::simd::is_host;
-use products::{Dots, Wide};
+use tiled::Partial;
 
 /// Keys and values that are attended to together, `(b, tokens, heads, d)` each.
 #[derive(Clone, Debug)]
@@ -30,28 +27,85 @@ pub struct Kv {
 /// `q`. The very last key stands for `last_count` equal ones: its bias is `ln(last_count)`.
 pub fn attend(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<Tensor> {
     check(q, keys, last_count)?;
-    let are = |dtype| {
-        is_host(q, dtype) && keys.iter().all(|kv| is_host(&kv.k, dtype) && is_host(&kv.v, dtype))
-    };
-    if are(DType::F32) {
-        return tiled::attend::<f32, Wide>(q, keys, last_count);
-    } else if are(DType::BF16) && dots::are_fast() {
-        return tiled::attend::<bf16, Dots>(q, keys, last_count);
-    } else if are(DType::BF16) {
-        return tiled::attend::<bf16, Wide>(q, keys, last_count);
+    if Partial::is_for(q, keys) {
+        let mut partial = Partial::new(q)?;
+        partial.add(keys, last_count)?;
+        return partial.finish();
     }
-    let pairs: Vec<_> = keys.iter().map(|Kv { k, v }| (k, v)).collect();
-    match kernels::attention(q, &pairs, last_count)? {
+    match kernels::attention(q, &pairs(keys), last_count)? {
         Some(out) => Ok(out),
         None => plain::attend(q, keys, last_count),
     }
 }
 
+/// Attention to keys that come in two parts: what the first ones come to is computed, or queued on a
+/// GPU, before the others are there.
+#[derive(Debug)]
+pub struct Begun {
+    q: Tensor,
+    first: First,
+}
+
+#[derive(Debug)]
+enum First {
+    Tiled(Partial),
+    Kernel(kernels::Begun),
+    /// Nothing is done yet.
+    Keys(Vec<Kv>),
+}
+
+impl Begun {
+    /// [`attend`], as far as keys are known.
+    pub fn new(q: &Tensor, keys: Vec<Kv>) -> Result<Self> {
+        check(q, &keys, 1)?;
+        let first = if Partial::is_for(q, &keys) {
+            let mut partial = Partial::new(q)?;
+            partial.add(&keys, 1)?;
+            First::Tiled(partial)
+        } else {
+            kernels::begin(q, &pairs(&keys))?.map_or(First::Keys(keys), First::Kernel)
+        };
+        Ok(Self { q: q.clone(), first })
+    }
+
+    /// What [`attend`] makes of those and of the `rest`, which may be none, and on another stream of the
+    /// same GPU.
+    pub fn finish(self, rest: &[Kv]) -> Result<Tensor> {
+        check_shapes(&self.q, rest)?;
+        match self.first {
+            First::Tiled(mut partial) => {
+                partial.add(rest, 1)?;
+                partial.finish()
+            }
+            First::Kernel(begun) => begun.finish(&self.q, &pairs(rest)),
+            First::Keys(mut keys) => {
+                let here = self.q.device();
+                for Kv { k, v } in rest {
+                    keys.push(Kv { k: k.to_device(here)?, v: v.to_device(here)? });
+                }
+                attend(&self.q, &keys, 1)
+            }
+        }
+    }
+}
+
+fn pairs(keys: &[Kv]) -> Vec<(&Tensor, &Tensor)> {
+    keys.iter().map(|Kv { k, v }| (k, v)).collect()
+}
+
 fn check(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<()> {
-    let (b, _, heads, d) = q.dims4()?;
+    check_shapes(q, keys)?;
     if q.elem_count() == 0 {
         bail!("attention needs a query, got {:?}", q.dims());
     }
+    if keys.iter().all(|kv| kv.k.dims()[1] == 0) || last_count == 0 {
+        bail!("attention needs a key and a last count of at least 1, got {last_count}");
+    }
+    Ok(())
+}
+
+fn check_shapes(q: &Tensor, keys: &[Kv]) -> Result<()> {
+    let (b, _, heads, d) = q.dims4()?;
     for Kv { k, v } in keys {
         let (kb, _, k_heads, k_dim) = k.dims4()?;
         if (kb, k_heads, k_dim) != (b, heads, d) || k.dims() != v.dims() {
@@ -63,19 +117,26 @@ fn check(q: &Tensor, keys: &[Kv], last_count: usize) -> Result<()> {
             );
         }
     }
-    if keys.iter().all(|kv| kv.k.dims()[1] == 0) || last_count == 0 {
-        bail!("attention needs a key and a last count of at least 1, got {last_count}");
-    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use super::products::{Dots, Products, Wide};
     use super::*;
     use candle_core::DType;
+    use half::bf16;
     use proptest::prelude::*;
 
+    use crate::layers::dots;
     use crate::layers::numbers::normal;
+    use crate::layers::real::Real;
+
+    fn tiled<T: Real, P: Products<T>>(q: &Tensor, keys: &[Kv], last_count: usize) -> Tensor {
+        let mut partial = Partial::new(q).unwrap();
+        partial.add_as::<T, P>(keys, last_count).unwrap();
+        partial.finish().unwrap()
+    }
 
     /// Other ones than those of `normal(0, ..)`.
     fn keys(b: usize, lengths: &[usize], heads: usize, d: usize) -> Vec<Kv> {
@@ -101,7 +162,7 @@ mod tests {
             let lengths: Vec<usize> = lengths.into_iter().chain([extra]).collect();
             let (q, keys) = (normal(0, &[b, n, heads, d]), keys(b, &lengths, heads, d));
             let plain = plain::attend(&q, &keys, last_count).unwrap();
-            let tiled = tiled::attend::<f32, Wide>(&q, &keys, last_count).unwrap();
+            let tiled = tiled::<f32, Wide>(&q, &keys, last_count);
             prop_assert!(difference(&plain, &tiled) < 1e-5);
         }
     }
@@ -128,11 +189,33 @@ mod tests {
             let q32 = q.to_dtype(DType::F32).unwrap();
             let plain = plain::attend(&q32, &single, last_count).unwrap();
             let off = |out: Tensor| difference(&plain, &out.to_dtype(DType::F32).unwrap());
-            prop_assert!(off(tiled::attend::<bf16, Wide>(&q, &half, last_count).unwrap()) < 0.01);
+            prop_assert!(off(tiled::<bf16, Wide>(&q, &half, last_count)) < 0.01);
             prop_assert_eq!(attend(&q, &half, last_count).unwrap().dtype(), DType::BF16);
             if dots::are_fast() {
-                let out = tiled::attend::<bf16, Dots>(&q, &half, last_count).unwrap();
+                let out = tiled::<bf16, Dots>(&q, &half, last_count);
                 prop_assert!(off(out) < 0.015);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+        /// In f32 and in bf16; in f64, which has no fast path, too.
+        #[test]
+        fn in_two_parts_it_is_the_same(
+            n in 1usize..150, heads in 1usize..4, d in 1usize..40,
+            first in prop::collection::vec(1usize..300, 1..4),
+            rest in prop::collection::vec(1usize..300, 0..4),
+        ) {
+            let q = normal(0, &[1, n, heads, d]);
+            let all = keys(1, &[&first[..], &rest].concat(), heads, d);
+            for (dtype, bound) in [(DType::F32, 1e-5), (DType::BF16, 0.015), (DType::F64, 1e-6)] {
+                let q = q.to_dtype(dtype).unwrap();
+                let mut known: Vec<_> = all.iter().map(|kv| as_dtype(kv, dtype)).collect();
+                let whole = attend(&q, &known, 1).unwrap().to_dtype(DType::F32).unwrap();
+                let rest = known.split_off(first.len());
+                let got = Begun::new(&q, known).unwrap().finish(&rest).unwrap();
+                prop_assert!(difference(&whole, &got.to_dtype(DType::F32).unwrap()) < bound);
             }
         }
     }
@@ -178,5 +261,8 @@ mod tests {
         let error = attend(&normal(0, &[1, 4, 2, 8]), &keys(1, &[5], 1, 8), 1).unwrap_err();
         assert!(error.to_string().contains("[1, 4, 2, 8]"), "{error}");
         assert!(attend(&normal(0, &[1, 4, 2, 8]), &[], 1).is_err());
+        let begun = Begun::new(&normal(0, &[1, 4, 2, 8]), keys(1, &[5], 2, 8)).unwrap();
+        let error = begun.finish(&keys(1, &[5], 1, 8)).unwrap_err();
+        assert!(error.to_string().contains("[1, 5, 1, 8]"), "{error}");
     }
 }

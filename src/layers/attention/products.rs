@@ -18,6 +18,13 @@ pub(super) struct Rows<'a, T> {
     pub(super) stride: usize,
 }
 
+impl<'a, T> Rows<'a, T> {
+    /// `count` of them from `start` on.
+    pub(super) fn narrow(&self, start: usize, count: usize) -> Self {
+        Self { data: &self.data[start * self.stride..], count, ..*self }
+    }
+}
+
 /// What multiplies, for some queries of a head `d` wide.
 pub(super) trait Products<T> {
     fn new(d: usize) -> Self;
