@@ -27,8 +27,10 @@ pub(super) struct Party {
     pub(super) places: Vec<usize>,
     /// How many of the oldest blocks it sees.
     pub(super) wanted: usize,
-    /// Where what it is given arrives.
+    /// Where it computes.
     pub(super) device: Device,
+    /// Where what it is given from elsewhere arrives, beside that.
+    pub(super) arrivals: Device,
 }
 
 /// A block's keys and values, by its place.
@@ -50,6 +52,11 @@ impl Party {
         place < self.wanted && !self.places.contains(&place)
     }
 
+    /// What is on its own device already stays there.
+    fn arrivals_from(&self, device: &Device) -> &Device {
+        if device.same_device(&self.device) { &self.device } else { &self.arrivals }
+    }
+
     fn awaited(&self) -> usize {
         (0..self.wanted).filter(|&place| self.awaits(place)).count()
     }
@@ -65,11 +72,12 @@ impl Link {
     pub(super) fn give(&self, layer: usize, own: &[Placed]) -> Result<()> {
         for (number, party) in self.parties.iter().enumerate() {
             for (place, kv) in own.iter().filter(|(place, _)| party.awaits(*place)) {
-                let [k, v] = [sent(&kv.k, &party.device)?, sent(&kv.v, &party.device)?];
+                let to = party.arrivals_from(kv.k.device());
+                let [k, v] = [sent(&kv.k, to)?, sent(&kv.v, to)?];
                 self.bytes.fetch_add(bytes(&kv.k) + bytes(&kv.v), Ordering::Relaxed);
                 let mut board = self.lock();
                 let kept = [k.kept, v.kept].into_iter().flatten();
-                board.kept.extend(kept.map(|x| (x, party.device.clone())));
+                board.kept.extend(kept.map(|x| (x, to.clone())));
                 let kv = Kv { k: k.there, v: v.there };
                 board.given.entry((layer, number)).or_default().push((*place, kv));
             }
@@ -78,8 +86,8 @@ impl Link {
         self.check(&self.lock())
     }
 
-    /// Waits for the keys and values that a party awaits, and returns them, the oldest first, on its
-    /// device. An error as soon as any party has failed.
+    /// Waits for the keys and values that a party awaits, and returns them, the oldest first, where
+    /// they arrived. An error as soon as any party has failed.
     pub(super) fn take(&self, layer: usize, number: usize) -> Result<Vec<Placed>> {
         let Some(party) = self.parties.get(number) else { bail!("there is no worker {number}") };
         let (key, awaited) = ((layer, number), party.awaited());
@@ -151,6 +159,7 @@ mod tests {
             places: places.to_vec(),
             wanted,
             device: Device::Cpu,
+            arrivals: Device::Cpu,
         };
         Link::new(parties.iter().map(party).collect())
     }

@@ -99,8 +99,13 @@ impl Worker {
     /// As the tick's link knows it, if it has blocks.
     pub(super) fn party(&self, tick: &Tick<'_>) -> Option<Party> {
         let places = self.places(tick);
-        let party = Party { wanted: tick.wanted(&places), places, device: self.arrivals.clone() };
-        (!party.places.is_empty()).then_some(party)
+        let (device, arrivals) = (self.device().clone(), self.arrivals.clone());
+        (!places.is_empty()).then(|| Party {
+            wanted: tick.wanted(&places),
+            places,
+            device,
+            arrivals,
+        })
     }
 
     /// The flow of each of its blocks, by place; `number` is its own among the link's parties.
