@@ -127,7 +127,7 @@ pub struct VideoSpec {
     pub spatial_stride: usize,
     /// Latent rows and columns that make one token.
     pub patch: usize,
-    /// Transformer layers: how often `exchange` is called in a forward.
+    /// Transformer layers: how often `offer` is called in a forward.
     pub layers: usize,
     /// Attention heads.
     pub heads: usize,

@@ -55,10 +55,11 @@ impl Crew {
     /// At most `width` workers, each with such histories.
     pub(super) fn new(workers: &Workers, width: usize, histories: &[History]) -> Result<Self> {
         let models = workers.models.iter().take(width);
-        let alone = models.len() == 1;
+        let home = models.clone().next().map_or(&Device::Cpu, |model| model.device());
+        let shared = models.clone().all(|model| model.device().same_device(home));
         let worker = |(rank, model): (usize, &Arc<dyn VideoModel>)| {
             let pool = workers.pool(model)?;
-            Ok((Worker::new(rank, model.clone(), histories.to_vec(), alone)?, pool))
+            Ok((Worker::new(rank, model.clone(), histories.to_vec(), shared)?, pool))
         };
         Ok(Self(models.enumerate().map(worker).collect::<Result<_>>()?))
     }
@@ -85,11 +86,12 @@ impl Crew {
             [(worker, pool)] => vec![Ok(within(pool.as_ref(), || worker.forward(0, tick)))],
             workers => together(workers, tick),
         };
-        tick.link.settle()?;
+        let settled = tick.link.settle();
         let mut flows = Vec::with_capacity(tick.flying.len());
         for share in in_order_of_failure(shares, tick) {
             flows.extend(share.unwrap_or_else(|panic| resume_unwind(panic))?);
         }
+        settled?; // an error of a worker's says more
         flows.sort_by_key(|(place, _)| *place);
         flows.into_iter().map(|(_, flow)| device::moved(&flow, &home)).collect()
     }

@@ -7,8 +7,12 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{Device, Result, Tensor, bail};
 
-use crate::device::{moved, sent, settle};
+use crate::device::{Kept, Sent, moved, sent};
 use crate::model::Kv;
+
+/// Layers after which what was sent is let go of: a worker's layer follows from what all had at the one
+/// before, so that by then it has arrived.
+const ON_THEIR_WAY: usize = 2;
 
 /// The board that the workers of one tick share; it ends with the tick, and all that is on it.
 #[derive(Debug, Default)]
@@ -40,8 +44,8 @@ type Placed = (usize, Kv);
 struct Board {
     /// What is given, by layer and party, until it is taken.
     given: HashMap<(usize, usize), Vec<Placed>>,
-    /// What is kept until it has arrived at another device.
-    kept: Vec<(Tensor, Device)>,
+    /// What is on its way to other devices, with its layer and who gave it.
+    kept: Vec<(usize, usize, Kept)>,
     /// Who failed first.
     failed: Option<usize>,
 }
@@ -69,21 +73,33 @@ impl Link {
 
     /// Sends the keys and values of a party's own blocks to all that see them. An error if any party
     /// has failed.
-    pub(super) fn give(&self, layer: usize, own: &[Placed]) -> Result<()> {
-        for (number, party) in self.parties.iter().enumerate() {
+    pub(super) fn give(&self, layer: usize, number: usize, own: &[Placed]) -> Result<()> {
+        self.release(|(of, giver, _)| *giver == number && of + ON_THEIR_WAY <= layer)?;
+        for (receiver, party) in self.parties.iter().enumerate() {
             for (place, kv) in own.iter().filter(|(place, _)| party.awaits(*place)) {
                 let to = party.arrivals_from(kv.k.device());
-                let [k, v] = [sent(&kv.k, to)?, sent(&kv.v, to)?];
+                let k = self.kept(layer, number, sent(&kv.k, to)?);
+                let v = self.kept(layer, number, sent(&kv.v, to)?);
                 self.bytes.fetch_add(bytes(&kv.k) + bytes(&kv.v), Ordering::Relaxed);
                 let mut board = self.lock();
-                let kept = [k.kept, v.kept].into_iter().flatten();
-                board.kept.extend(kept.map(|x| (x, to.clone())));
-                let kv = Kv { k: k.there, v: v.there };
-                board.given.entry((layer, number)).or_default().push((*place, kv));
+                board.given.entry((layer, receiver)).or_default().push((*place, Kv { k, v }));
+                self.changed.notify_all();
             }
         }
-        self.changed.notify_all();
-        self.check(&self.lock())
+        self.lock().check()
+    }
+
+    /// What is sent, where it goes.
+    fn kept(&self, layer: usize, number: usize, Sent { there, kept }: Sent) -> Tensor {
+        self.lock().kept.extend(kept.map(|kept| (layer, number, kept)));
+        there
+    }
+
+    /// Lets go of some of what was sent. The first error, if there is any, when all of it is done.
+    fn release(&self, which: impl Fn(&(usize, usize, Kept)) -> bool) -> Result<()> {
+        let released: Vec<_> = self.lock().kept.extract_if(.., |kept| which(kept)).collect();
+        let results: Vec<_> = released.into_iter().map(|(_, _, kept)| kept.release()).collect();
+        results.into_iter().collect()
     }
 
     /// Waits for the keys and values that a party awaits, and returns them, the oldest first, where
@@ -96,7 +112,7 @@ impl Link {
         };
         let board = self.changed.wait_while(self.lock(), misses);
         let mut board = board.unwrap_or_else(PoisonError::into_inner);
-        self.check(&board)?;
+        board.check()?;
         let mut taken = board.given.remove(&key).unwrap_or_default();
         taken.sort_by_key(|(place, _)| *place);
         Ok(taken)
@@ -118,18 +134,19 @@ impl Link {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Lets go of what was sent, once nobody computes any more.
+    /// Lets go of all that was sent, once nobody computes any more.
     pub(super) fn settle(&self) -> Result<()> {
-        let kept = std::mem::take(&mut self.lock().kept);
-        kept.iter().try_for_each(|(x, device)| settle(x.device(), device))
-    }
-
-    fn check(&self, board: &Board) -> Result<()> {
-        if board.failed.is_some() { bail!("another worker failed") } else { Ok(()) }
+        self.release(|_| true)
     }
 
     fn lock(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Board {
+    fn check(&self) -> Result<()> {
+        if self.failed.is_some() { bail!("another worker failed") } else { Ok(()) }
     }
 }
 
@@ -166,7 +183,7 @@ mod tests {
 
     fn give(link: &Link, number: usize) -> Result<()> {
         let own = link.parties[number].places.iter().map(|&place| (place, kv(place as f32)));
-        link.give(0, &own.collect::<Vec<_>>())
+        link.give(0, number, &own.collect::<Vec<_>>())
     }
 
     fn take(link: &Link, number: usize) -> Result<Vec<usize>> {

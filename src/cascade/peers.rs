@@ -32,11 +32,11 @@ impl KvExchange for Peers<'_> {
     fn offer(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible<Option<Kv>>> {
         self.interrupt.check()?;
         let own = self.placed(own)?;
-        self.link.give(layer, &own)?;
+        self.link.give(layer, self.number, &own)?;
         let mut known = vec![None; self.wanted];
         for (place, kv) in own {
             self.keep(place, &kv)?;
-            known.iter_mut().skip(place).take(1).for_each(|known| *known = Some(kv.clone()));
+            known[place] = Some(kv);
         }
         let past: Vec<_> = self.history.context(layer).cloned().map(Some).collect();
         let seeing = |known: &[Option<Kv>]| past.iter().chain(known).cloned().collect();

@@ -75,15 +75,15 @@ impl Tick<'_> {
 }
 
 impl Worker {
-    /// A worker that is `alone` is given nothing.
+    /// Where all workers have a `shared` device, nothing arrives from another one.
     pub(super) fn new(
         rank: usize,
         model: Arc<dyn VideoModel>,
         histories: Vec<History>,
-        alone: bool,
+        shared: bool,
     ) -> Result<Self> {
         let device = model.device();
-        let arrivals = if alone { device.clone() } else { device::beside(device)? };
+        let arrivals = if shared { device.clone() } else { device::beside(device)? };
         Ok(Self { rank, model, arrivals, histories, left: Vec::new() })
     }
 

@@ -25,13 +25,19 @@ pub fn moved(x: &Tensor, device: &Device) -> Result<Tensor> {
 }
 
 /// The same numbers, which are there at once.
-pub fn sent(x: &Tensor, device: &Device) -> Result<Sent> {
+pub(crate) fn sent(x: &Tensor, device: &Device) -> Result<Sent> {
     Ok(Sent { there: moved(x, device)?, kept: None })
 }
 
-/// There is nothing to wait for.
-pub fn settle(_: &Device, _: &Device) -> Result<()> {
-    Ok(())
+/// Numbers that are on their way, which none are.
+#[derive(Debug)]
+pub(crate) enum Kept {}
+
+impl Kept {
+    /// There is nothing to let go of.
+    pub(crate) fn release(self) -> Result<()> {
+        match self {}
+    }
 }
 
 /// Whether there is any: none that this build knows of.

@@ -18,7 +18,8 @@ use std::str::FromStr;
 
 use candle_core::{Device, DeviceLocation, Result, Tensor, utils};
 
-pub use self::cuda::{beside, keep_memory, lacks_bf16, memory, moved, peak_memory, sent, settle};
+pub(crate) use self::cuda::{Kept, sent};
+pub use self::cuda::{beside, keep_memory, lacks_bf16, memory, moved, peak_memory};
 pub use self::list::Devices;
 
 /// What a model is computed on.
@@ -52,11 +53,11 @@ impl DeviceSpec {
 
 /// Numbers on their way from one device to another.
 #[derive(Debug)]
-pub struct Sent {
+pub(crate) struct Sent {
     /// Where they go.
-    pub there: Tensor,
-    /// What has to be kept where they come from until the two devices are [settled](settle), if anything.
-    pub kept: Option<Tensor>,
+    pub(crate) there: Tensor,
+    /// Where they come from, until they have arrived.
+    pub(crate) kept: Option<Kept>,
 }
 
 /// Why there is no GPU to be had.

@@ -182,23 +182,26 @@ fn lists<T>(q: &Tensor, spans: &[Range<usize>], seen: Visible<T>) -> Result<Vec<
     }
 }
 
-/// Attends to what is known already.
-fn begin(lists: Vec<(Tensor, Vec<Option<Kv>>)>) -> Result<Vec<Begun>> {
-    let begun =
-        |(q, keys): (Tensor, Vec<Option<Kv>>)| Begun::new(&q, keys.into_iter().flatten().collect());
+/// Attends to what is known already; with how many keys and values are on their way.
+fn begin(lists: Vec<(Tensor, Vec<Option<Kv>>)>) -> Result<Vec<(Begun, usize)>> {
+    let begun = |(q, keys): (Tensor, Vec<Option<Kv>>)| {
+        let missing = keys.iter().filter(|kv| kv.is_none()).count();
+        Ok((Begun::new(&q, keys.into_iter().flatten().collect())?, missing))
+    };
     lists.into_iter().map(begun).collect()
 }
 
 /// Attends to the rest.
-fn finish(begun: Vec<Begun>, rest: Visible) -> Result<Vec<Tensor>> {
+fn finish(begun: Vec<(Begun, usize)>, rest: Visible) -> Result<Vec<Tensor>> {
     let rest = match rest {
         Visible::Shared(list) => vec![list],
         Visible::Each(lists) => lists,
     };
-    if rest.len() != begun.len() {
-        bail!("{} lists of keys came for {}", rest.len(), begun.len());
+    let missing = begun.iter().map(|(_, missing)| *missing);
+    if !missing.eq(rest.iter().map(Vec::len)) {
+        bail!("other keys have come than those that were on their way");
     }
-    begun.into_iter().zip(&rest).map(|(begun, rest)| begun.finish(rest)).collect()
+    begun.into_iter().zip(&rest).map(|((begun, _), rest)| begun.finish(rest)).collect()
 }
 
 #[derive(Debug)]

@@ -25,6 +25,8 @@ enum Fault {
     Interrupted,
 }
 
+const FAULTS: [Fault; 3] = [Fault::Error, Fault::Panic, Fault::Interrupted];
+
 fn case(workers: usize, attention: AttentionMode) -> Case {
     Case { steps: STEPS[1], workers, attention, blocks: 4, ..Case::default() }.limited(1, 1)
 }
@@ -43,11 +45,16 @@ fn in_time<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     }
 }
 
-/// `subject`, at fault in its `at`-th exchange and then never again, and a count of exchanges.
-fn faulty(subject: Subject, fault: Fault, at: usize, interrupt: &Interrupt) -> Subject {
+/// `subject`, at fault before its `at`-th exchange, or when it `has_seen` what that gives, and then never again.
+fn faulty(
+    subject: Subject,
+    fault: Fault,
+    (at, has_seen): (usize, bool),
+    interrupt: &Interrupt,
+) -> Subject {
     let interrupt = interrupt.clone();
     Probed::subject(subject, move |moment| {
-        if moment.exchange == at && moment.seen.is_none() {
+        if moment.exchange == at && moment.seen.is_some() == has_seen {
             match fault {
                 Fault::Error => bail!("deliberate"),
                 Fault::Panic => panic!("deliberate"),
@@ -98,23 +105,21 @@ fn a_worker_that_fails_at_any_layer_stops_all_and_nothing_is_lost() {
     for (workers, attention) in [(2, AttentionMode::Bidirectional), (3, AttentionMode::Causal)] {
         let case = case(workers, attention);
         let (expected, _) = stubborn(cascade(&toy(), &case), &Interrupt::default());
-        for fault in [Fault::Error, Fault::Panic, Fault::Interrupted] {
-            for at in 0..exchanges(&case) {
-                let (case, expected) = (case.clone(), expected.clone());
-                in_time(move || {
-                    let interrupt = Interrupt::default();
-                    let subject = faulty(toy(), fault, at, &interrupt);
-                    let (latents, failures) = stubborn(cascade(&subject, &case), &interrupt);
-                    let cause =
-                        if fault == Fault::Interrupted { "interrupted" } else { "deliberate" };
-                    assert_eq!(failures.len(), 1, "{fault:?} in exchange {at}: {failures:?}");
-                    assert!(
-                        failures[0].contains(cause),
-                        "{fault:?} in exchange {at}: {failures:?}"
-                    );
-                    assert!(latents == expected, "{fault:?} in exchange {at} changed the stream");
-                });
+        let moments = (0..exchanges(&case)).flat_map(|at| [(at, false), (at, true)]);
+        for (at, fault) in moments.flat_map(|at| FAULTS.map(|fault| (at, fault))) {
+            if fault == Fault::Interrupted && at.1 {
+                continue; // it shows before the next exchange, if there is one
             }
+            let (case, expected) = (case.clone(), expected.clone());
+            in_time(move || {
+                let interrupt = Interrupt::default();
+                let subject = faulty(toy(), fault, at, &interrupt);
+                let (latents, failures) = stubborn(cascade(&subject, &case), &interrupt);
+                let cause = if fault == Fault::Interrupted { "interrupted" } else { "deliberate" };
+                assert_eq!(failures.len(), 1, "{fault:?} at {at:?}: {failures:?}");
+                assert!(failures[0].contains(cause), "{fault:?} at {at:?}: {failures:?}");
+                assert!(latents == expected, "{fault:?} at {at:?} changed the stream");
+            });
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Two workers on one GPU, each with a stream of its own: keys and values go from one to the other as between two
-//! GPUs, but for the copy itself, which the driver makes another way there.
+//! GPUs, but for the copy itself, which the driver makes another way there. Nor does it show here whether what is sent
+//! is kept long enough: on one GPU cudarc sees to that, too.
 
 use std::sync::Arc;
 
@@ -18,8 +19,8 @@ use gstblockcascade::wan::{WanConfig, WanDit};
 /// Latent rows and columns.
 const SIZE: (usize, usize) = (30, 52);
 const BLOCKS: u64 = 5;
-/// What bf16 leaves of two orders of sums.
-const COSINE: f64 = 0.999;
+/// What bf16 leaves of two orders of sums: on a CPU at least 0.99999.
+const COSINE: f64 = 0.9999;
 
 #[test]
 #[ignore = "needs a GPU"]
@@ -27,9 +28,9 @@ fn two_workers_on_two_streams_make_what_one_makes() {
     let gpu = DeviceSpec::Cuda(0).open().unwrap();
     let beside = device::beside(&gpu).unwrap();
     for attention in [AttentionMode::Bidirectional, AttentionMode::Causal] {
-        let alone = latents(&[gpu.clone()], attention);
+        let alone = latents(std::slice::from_ref(&gpu), attention);
         let together = latents(&[gpu.clone(), beside.clone()], attention);
-        assert_eq!(alone.len(), BLOCKS as usize);
+        assert_eq!([alone.len(), together.len()], [BLOCKS as usize; 2]);
         for (block, (got, expected)) in together.iter().zip(&alone).enumerate() {
             let cosine = cosine(got, expected);
             eprintln!("{attention:?}, block {block}: cosine {cosine:.6}");

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 use std::ffi::c_int;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{Device, Error, Result, Tensor};
-use cudarc::driver::{CudaContext, DriverError, result, sys};
+use candle_core::backend::BackendStorage;
+use candle_core::{DType, Device, Error, Result, Storage, Tensor};
+use cudarc::driver::{CudaContext, CudaEvent, CudaSlice, DriverError, result, sys};
+use half::bf16;
 
 use super::{Sent, Unavailable};
 
@@ -76,28 +78,52 @@ pub fn keep_memory(device: &Device) -> Result<()> {
 /// there: its memory may be freed at once.
 pub fn moved(x: &Tensor, device: &Device) -> Result<Tensor> {
     let Sent { there, kept } = sent(x, device)?;
-    settle(x.device(), device)?;
-    drop(kept);
+    kept.map_or(Ok(()), Kept::release)?;
     Ok(there)
 }
 
 /// The same numbers on their way to another device; on the device of `x` nothing waits for that.
-pub fn sent(x: &Tensor, device: &Device) -> Result<Sent> {
+pub(crate) fn sent(x: &Tensor, device: &Device) -> Result<Sent> {
     if x.device().same_device(device) {
         return Ok(Sent { there: x.clone(), kept: None });
     }
-    let x = x.force_contiguous()?; // a copy takes the whole storage along
-    Ok(Sent { there: x.to_device(device)?, kept: Some(x) })
+    let x = if is_whole(x) { x.clone() } else { x.force_contiguous()? }; // a copy takes the whole storage along
+    let there = x.to_device(device)?;
+    let arrived = match (x.device(), device) {
+        (Device::Cuda(_), Device::Cuda(device)) => {
+            Some(device.cuda_stream().record_event(None).map_err(Error::wrap)?)
+        }
+        _ => None,
+    };
+    Ok(Sent { there, kept: arrived.map(|arrived| Kept { x, arrived }) })
 }
 
-/// Whatever is queued on `from` later, the freeing of memory included, waits for what was sent to `to`.
-pub fn settle(from: &Device, to: &Device) -> Result<()> {
-    match (from, to) {
-        (Device::Cuda(here), Device::Cuda(there)) if !from.same_device(to) => {
-            here.cuda_stream().join(&there.cuda_stream()).map_err(Error::wrap)
-        }
-        _ => Ok(()),
+/// Numbers that are on their way to another device.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    x: Tensor,
+    arrived: CudaEvent,
+}
+
+impl Kept {
+    /// Lets go of them: whatever is queued later where they are waits until they have arrived. An error of the driver's
+    /// where it cannot wait.
+    pub(crate) fn release(self) -> Result<()> {
+        let Device::Cuda(device) = self.x.device() else { return Ok(()) };
+        device.cuda_stream().wait(&self.arrived).map_err(Error::wrap)
     }
+}
+
+/// Whether a tensor in bf16 or f32 is all that its storage holds.
+fn is_whole(x: &Tensor) -> bool {
+    let (storage, layout) = x.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else { return false };
+    let len = match storage.dtype() {
+        DType::BF16 => storage.as_cuda_slice::<bf16>().map(CudaSlice::len),
+        DType::F32 => storage.as_cuda_slice::<f32>().map(CudaSlice::len),
+        _ => return false,
+    };
+    layout.is_contiguous() && len.is_ok_and(|len| len == layout.shape().elem_count())
 }
 
 /// Where a device's memory comes from; not all of them have one.
