@@ -106,9 +106,10 @@ impl Crew {
         self.0.iter_mut().for_each(|(worker, _)| worker.forget());
     }
 
-    /// Blocks that [`recompute`](Self::recompute) is for.
+    /// Blocks that [`recompute`](Self::recompute) is for: those of workers that have seen all.
     pub(super) fn recomputed(&self) -> usize {
-        self.0.iter().map(|(worker, _)| worker.recomputed()).max().unwrap_or(0)
+        let longest = self.0.iter().max_by_key(|(worker, _)| worker.length());
+        longest.map_or(0, |(worker, _)| worker.recomputed())
     }
 
     /// Computes the most recent clean blocks anew, on one worker, and gives them to all that have

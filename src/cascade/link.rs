@@ -86,6 +86,11 @@ impl Link {
                 self.changed.notify_all();
             }
         }
+        self.check()
+    }
+
+    /// An error if any party has failed.
+    pub(super) fn check(&self) -> Result<()> {
         self.lock().check()
     }
 

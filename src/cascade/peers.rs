@@ -92,6 +92,8 @@ impl Peers<'_> {
 pub(super) struct Trails<'a> {
     /// One for each block here.
     pub(super) histories: Vec<HistoryView<'a>>,
+    /// Others give nothing, but may fail.
+    pub(super) link: &'a Link,
     pub(super) interrupt: &'a Interrupt,
     /// What each block leaves, by layer.
     pub(super) left: Vec<Vec<Kv>>,
@@ -100,6 +102,7 @@ pub(super) struct Trails<'a> {
 impl KvExchange for Trails<'_> {
     fn offer(&mut self, layer: usize, own: Vec<Kv>) -> Result<Visible<Option<Kv>>> {
         self.interrupt.check()?;
+        self.link.check()?;
         let mut lists = Vec::with_capacity(own.len());
         for ((history, left), kv) in self.histories.iter().zip(&mut self.left).zip(&own) {
             let kv = compact(kv)?;

@@ -158,6 +158,7 @@ impl Worker {
         }
         let mut trails = Trails {
             histories: steps.iter().map(|&step| self.histories[step].view(1)).collect(),
+            link: &tick.link,
             interrupt: tick.interrupt,
             left: vec![Vec::new(); places.len()],
         };

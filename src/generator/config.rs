@@ -180,6 +180,7 @@ impl GeneratorConfig {
             Timetable::with_width(self.history_policy, schedule.steps(), self.cascade_width);
         in_range("cascade-width", self.cascade_width, 1, timetable.passes())?;
         self.check_workers(timetable.width())?;
+        self.check_dtype()?;
         self.queue_frames()?;
         in_range("fps", preset.fps as usize, 1, 240)?;
         in_range("window", preset.window, 0, MAX_HISTORY)?;
@@ -231,6 +232,20 @@ impl GeneratorConfig {
         if matched && self.change.policy == PromptPolicy::Recache {
             let reason = "got recache, which a stage-matched history has no clean blocks for";
             return Err(Error::config("prompt-policy", reason));
+        }
+        Ok(())
+    }
+
+    /// Workers give each other keys and values, which have to be in one format.
+    fn check_dtype(&self) -> Result<()> {
+        let place =
+            |is_cpu| self.devices.iter().find(|device| (**device == DeviceSpec::Cpu) == is_cpu);
+        let (Dtype::Auto, HistoryPolicy::Clean) = (self.dtype, self.history_policy) else {
+            return Ok(());
+        };
+        if let (Some(cpu), Some(gpu)) = (place(true), place(false)) {
+            let each = format!("got auto, which is f32 on {cpu} and bf16 on {gpu}");
+            return Err(Error::config("dtype", format!("{each}, expected one for all workers")));
         }
         Ok(())
     }
@@ -311,4 +326,22 @@ fn check_size(size: FrameSize, multiple: u32) -> Result<()> {
     }
     let expected = format!("multiples of {multiple} from {multiple} to {MAX_SIDE}");
     Err(Error::config("size", format!("got {size}, expected {expected}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_on_a_cpu_and_a_gpu_need_one_dtype() {
+        let mut config = GeneratorConfig::new(Manifest::named("pocket").unwrap());
+        config.devices = "cpu,cuda:0".parse().unwrap();
+        let error = config.check_dtype().unwrap_err().to_string();
+        assert!(error.contains("got auto, which is f32 on cpu and bf16 on cuda:0"), "{error}");
+        config.history_policy = HistoryPolicy::StageMatched; // only latents go between them
+        assert!(config.check_dtype().is_ok());
+        config.history_policy = HistoryPolicy::Clean;
+        config.dtype = Dtype::F32;
+        assert!(config.check_dtype().is_ok());
+    }
 }

@@ -42,7 +42,7 @@ pub(super) fn parts(
     let networks = load.networks(&shapes, &opened, &decoder_device);
     load.check_dtypes(&networks)?;
     progress.add_total(networks.iter().map(|network| network.numbers).sum());
-    room::check(&[networks, load.history(&opened)?].concat(), interrupt)?;
+    room::check(&[networks, load.history(&opened)?].concat(), &|| interrupt.is_raised())?;
     let text = load.text(sources.text)?.into();
     let replicas = opened.into_iter().map(|device| load.on(device).model(sources.dit.clone()));
     let replicas = replicas.collect::<Result<Vec<_>>>()?;

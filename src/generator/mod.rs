@@ -135,7 +135,8 @@ impl Generator {
         };
         let plan = config.plan(first.spec().clone())?;
         let history = room::history(config, first.spec(), &parts.distinct_devices());
-        room::check(&history, controls.line.gate.interrupt())?;
+        let (interrupt, frames) = (controls.line.gate.interrupt(), &controls.line.frames);
+        room::check(&history, &|| interrupt.is_raised() || frames.is_cancelled())?;
         let frames_per_block = plan.cascade.frames_per_block;
         let format = VideoFormat { size: plan.size, frames_per_second, frames_per_block };
         Ok(Self { parts, threads: None, plan, format, controls })

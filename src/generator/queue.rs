@@ -79,6 +79,10 @@ impl<T> Queue<T> {
         !state.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.lock().cancelled
+    }
+
     pub(super) fn len(&self) -> usize {
         self.lock().items.len()
     }

@@ -10,7 +10,7 @@ use super::error::{Error, Result};
 use crate::cascade::{HistoryPolicy, Timetable};
 use crate::checkpoint::Preset;
 use crate::device::{self, DeviceSpec};
-use crate::model::{Interrupt, VideoSpec};
+use crate::model::VideoSpec;
 
 /// How often memory is looked at before it is too little, and how long after the last look: what a stream
 /// held that was just left is still being freed.
@@ -47,10 +47,12 @@ pub(super) fn history(
 /// Histories that the workers of a device keep.
 fn histories_of(config: &GeneratorConfig, device: DeviceSpec) -> usize {
     let GeneratorConfig { model, history_policy, devices, cascade_width, .. } = config;
+    let workers = devices.iter().filter(|&&other| other == device).count();
     let steps = model.preset.denoising_steps.len();
     let timetable = Timetable::with_width(*history_policy, steps, *cascade_width);
     match history_policy {
-        HistoryPolicy::Clean => 1, // several workers share keys and values
+        HistoryPolicy::Clean if workers == devices.len() => 1, // they share keys and values
+        HistoryPolicy::Clean => workers, // each has its own copy of what comes from elsewhere
         HistoryPolicy::StageMatched => {
             let worker = |&step: &usize| timetable.worker_of(step, devices.len());
             (0..steps).filter(|step| devices.get(worker(step)) == Some(&device)).count()
@@ -58,8 +60,9 @@ fn histories_of(config: &GeneratorConfig, device: DeviceSpec) -> usize {
     }
 }
 
-/// Refuses what would run out of memory later; only GPUs tell how much they have.
-pub(super) fn check(shares: &[Share], interrupt: &Interrupt) -> Result<()> {
+/// Refuses what would run out of memory later; only GPUs tell how much they have. Ends where it
+/// `is_cancelled`.
+pub(super) fn check(shares: &[Share], is_cancelled: &dyn Fn() -> bool) -> Result<()> {
     for (i, share) in shares.iter().enumerate() {
         // Streams of one device share its memory.
         let place = |share: &Share| DeviceSpec::from(&share.device);
@@ -69,9 +72,8 @@ pub(super) fn check(shares: &[Share], interrupt: &Interrupt) -> Result<()> {
         }
         let needed = shares.iter().filter(is_here).map(Share::bytes).sum();
         let memory = || device::memory(&share.device);
-        await_room(needed, memory, PAUSE, interrupt).map_err(|cause| {
-            let is_cancelled = interrupt.is_raised();
-            if is_cancelled { Error::Cancelled } else { failed(&share.device, cause) }
+        await_room(needed, memory, PAUSE, is_cancelled).map_err(|cause| {
+            if is_cancelled() { Error::Cancelled } else { failed(&share.device, cause) }
         })?;
     }
     Ok(())
@@ -82,7 +84,7 @@ fn await_room(
     needed: u64,
     memory: impl Fn() -> Result<Option<(u64, u64)>, Cause>,
     pause: Duration,
-    interrupt: &Interrupt,
+    is_cancelled: &dyn Fn() -> bool,
 ) -> Result<(), Cause> {
     let mut more_looks = 1..LOOKS;
     while let Some((free, total)) = memory()? {
@@ -90,7 +92,9 @@ fn await_room(
         if outcome.is_ok() || needed > total || more_looks.next().is_none() {
             return outcome;
         }
-        interrupt.check()?;
+        if is_cancelled() {
+            return outcome;
+        }
         thread::sleep(pause);
     }
     Ok(())
@@ -140,35 +144,33 @@ mod tests {
     fn numbers_take_what_their_kind_takes() {
         let share = |dtype| Share { device: Device::Cpu, numbers: 3, dtype };
         assert_eq!([DType::F32, DType::BF16].map(|dtype| share(dtype).bytes()), [12, 6]);
-        assert!(check(&[share(DType::F32)], &Interrupt::default()).is_ok()); // the host pages
+        assert!(check(&[share(DType::F32)], &|| false).is_ok()); // the host pages
     }
 
     /// Asks for so many bytes of memory of 10, of which 4 are free and, from some look on, 5; also says
     /// how many looks were made.
-    fn wait(needed: u64, free_from: usize, interrupt: &Interrupt) -> (Result<(), Cause>, usize) {
+    fn wait(needed: u64, free_from: usize, is_cancelled: bool) -> (Result<(), Cause>, usize) {
         let looks = Cell::new(0);
         let memory = || {
             looks.set(looks.get() + 1);
             Ok(Some((if looks.get() < free_from { 4 } else { 5 }, 10)))
         };
-        let outcome = await_room(needed, memory, Duration::ZERO, interrupt);
+        let outcome = await_room(needed, memory, Duration::ZERO, &|| is_cancelled);
         (outcome, looks.get())
     }
 
     #[test]
     fn what_is_still_being_freed_is_waited_for() {
-        let interrupt = Interrupt::default();
         for (free_from, is_ok, looks) in
             [(1, true, 1), (3, true, 3), (60, true, 60), (61, false, 60)]
         {
-            let (outcome, looked) = wait(5, free_from, &interrupt);
+            let (outcome, looked) = wait(5, free_from, false);
             assert_eq!((outcome.is_ok(), looked), (is_ok, looks), "free from look {free_from}");
         }
-        assert_eq!(wait(11, 1, &interrupt).1, 1, "it will never be enough");
-        interrupt.raise();
-        let (outcome, looks) = wait(5, 3, &interrupt);
-        assert!(looks == 1 && outcome.unwrap_err().to_string().contains("interrupted"));
-        assert!(wait(5, 1, &interrupt).0.is_ok());
+        assert_eq!(wait(11, 1, false).1, 1, "it will never be enough");
+        let (outcome, looks) = wait(5, 3, true);
+        assert!(looks == 1 && outcome.is_err());
+        assert!(wait(5, 1, true).0.is_ok());
     }
 
     /// Blocks of keys and values on each device.
@@ -188,7 +190,8 @@ mod tests {
     fn histories_by_step_are_all_counted() {
         use HistoryPolicy::{Clean, StageMatched};
         assert_eq!(blocks(Clean, 1, "cpu"), [3]);
-        assert_eq!(blocks(Clean, 5, "cpu,cuda:0,cuda:0"), [7, 7]);
+        assert_eq!(blocks(Clean, 5, "cuda:0,cuda:0"), [7]);
+        assert_eq!(blocks(Clean, 5, "cpu,cuda:0,cuda:0"), [7, 2 * 2 + 5]);
         assert_eq!(blocks(StageMatched, 4, "cpu"), [4 * 2 + 4]);
         assert_eq!(blocks(StageMatched, 4, "cpu,cuda:0"), [2 * 2 + 4; 2]);
         assert_eq!(blocks(StageMatched, 4, "cpu,cuda:0,cuda:0,cuda:0"), [2 + 4, 3 * 2 + 4]);

@@ -171,9 +171,24 @@ fn a_stagger_does_not_change_what_histories_by_pass_give() {
 fn wan_computes_its_history_anew() {
     let base = Case { steps: STEPS[1], blocks: 7, ..Case::default() };
     for (sink, window) in [(0, 2), (1, 1), (2, 3), (1, 0)] {
-        for tick in 0..9 {
+        for tick in 0..8 {
             let switch = Some(Switch { policy: PromptPolicy::Recache, tick });
             check(&wan(), &Case { switch, ..base.clone().limited(sink, window) });
+        }
+    }
+}
+
+/// Workers without a block any more have seen less than the others, and have nothing to say in this.
+#[test]
+fn a_history_is_computed_anew_as_a_stream_ends() {
+    for (sink, window) in [(0, 2), (1, 1), (2, 1), (1, 2)] {
+        for more in 2..=4 {
+            let blocks = sink + window + more;
+            let base = Case { blocks: blocks as u64, ..Case::default() }.limited(sink, window);
+            for tick in 0..(blocks + base.steps.len()) as u64 {
+                let switch = Some(Switch { policy: PromptPolicy::Recache, tick });
+                check(&toy(), &Case { switch, ..base.clone() });
+            }
         }
     }
 }

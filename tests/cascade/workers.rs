@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Barrier, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -122,6 +122,35 @@ fn a_worker_that_fails_at_any_layer_stops_all_and_nothing_is_lost() {
             });
         }
     }
+}
+
+/// Also where workers give each other nothing.
+#[test]
+fn a_failure_ends_the_layers_of_others() {
+    let workers = 3;
+    let case = Case { steps: STEPS[2], workers, blocks: 3, ..Case::default() }.stage_matched();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let (together, count) = (Barrier::new(workers), begun.clone());
+    let subject = Probed::subject(toy(), move |moment| {
+        let in_flight = moment.exchange >= exchanges_before_all(workers);
+        if in_flight && moment.seen.is_none() && count.fetch_add(1, Ordering::SeqCst) < workers {
+            together.wait();
+            if moment.first_frames == [0] {
+                bail!("deliberate");
+            }
+            thread::sleep(Duration::from_millis(300)); // until that is known
+        }
+        Ok(())
+    });
+    let mut cascade = cascade(&subject, &case);
+    let outcomes = (0..workers).map(|_| cascade.tick(&Interrupt::default()).is_ok());
+    assert_eq!(outcomes.collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(begun.load(Ordering::SeqCst), workers, "others went on");
+}
+
+/// Those of the ticks in which fewer blocks than `workers` are in flight.
+fn exchanges_before_all(workers: usize) -> usize {
+    (1..workers).sum::<usize>() * toy().model.spec().layers
 }
 
 #[test]
