@@ -52,7 +52,9 @@ pub fn fixated(mut caps: gst::Caps, native: VideoFormat) -> gst::Caps {
     } else {
         structure.set("pixel-aspect-ratio", rate(1));
     }
-    if !structure.has_field("interlace-mode") {
+    if structure.has_field("interlace-mode") {
+        structure.fixate_field_str("interlace-mode", "progressive");
+    } else {
         structure.set("interlace-mode", "progressive");
     }
     caps.fixate();

@@ -1,5 +1,6 @@
 //! Frames on their way out: made, waited for until they are due, and put into buffers.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use gstreamer as gst;
@@ -94,6 +95,7 @@ impl BlockCascadeSrc {
         let Some(stream) = stream.as_mut() else { return };
         let Some(flush) = stream.flushed.take() else { return };
         (work.discont, work.is_flushed) = (true, true);
+        self.failed.store(false, Ordering::SeqCst); // whoever flushes may have mended what it was
         if flush == Flush::Reset {
             let start = if is_live { now } else { gst::ClockTime::ZERO };
             stream.pace.anchor(work.number, start);
@@ -204,7 +206,7 @@ impl BlockCascadeSrc {
             self.push_gap(work);
         }
         let frame = self.next_frame(work)?;
-        match self.wait_playing().and_then(|()| self.wait_until(self.due(work))) {
+        match self.wait_playing().and_then(|()| self.wait_due(self.due(work))) {
             Ok(()) => Ok(Picture::New(frame)),
             Err(flushing) => {
                 work.pending = Some(frame);
@@ -245,7 +247,7 @@ impl BlockCascadeSrc {
     fn slate(&self, work: &mut Work) -> Result<Frame, gst::FlowError> {
         self.wait_playing()?;
         let due = self.due(work);
-        self.wait_until(due)?;
+        self.wait_due(due)?;
         let (size, load_state) = {
             let mut stream = lock(&self.stream);
             let stream = stream.as_mut().ok_or(gst::FlowError::Flushing)?;
@@ -262,7 +264,7 @@ impl BlockCascadeSrc {
     /// The last frame, when another one was due.
     fn again(&self, work: &mut Work, last: Frame) -> Result<Picture, gst::FlowError> {
         let due = self.pace().time(work.number);
-        if let Err(flushing) = self.wait_until(due) {
+        if let Err(flushing) = self.wait_due(due) {
             work.last = Some(last);
             return Err(flushing);
         }
@@ -331,6 +333,15 @@ impl BlockCascadeSrc {
         self.count(|counters| counters.gaps += 1);
         work.number += 1;
         work.discont = true;
+    }
+
+    /// A pause does not end the wait for a time, as of GStreamer 1.22, and what is made in one would be
+    /// lost in a flush. When it is over, base time is another one.
+    fn wait_due(&self, due: gst::ClockTime) -> Result<(), gst::FlowError> {
+        self.wait_until(due)?;
+        self.wait_playing()?;
+        self.wait_until(due)?;
+        self.wait_playing()
     }
 
     fn wait_until(&self, due: gst::ClockTime) -> Result<(), gst::FlowError> {

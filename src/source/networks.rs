@@ -7,6 +7,7 @@ use std::time::Instant;
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer::subclass::prelude::*;
+use gstreamer_base::prelude::*;
 
 use super::failure;
 use super::imp::{BlockCascadeSrc, CAT, lock};
@@ -108,10 +109,11 @@ impl BlockCascadeSrc {
         self.tell(stream.id, gst::ProgressType::Canceled, "loading was cancelled", 0);
     }
 
-    /// Says how loading goes. A slate would not be seen if PROGRESS messages held the pipeline in
+    /// Says how loading goes. A live source's slate would not be seen if PROGRESS messages held the pipeline in
     /// PAUSED, as gst-launch-1.0 does; so element messages tell of it then.
     fn tell(&self, id: gst::Seqnum, kind: gst::ProgressType, text: &str, percent: u32) {
-        if lock(&self.settings).startup_policy == StartupPolicy::Slate {
+        let has_slate = lock(&self.settings).startup_policy == StartupPolicy::Slate;
+        if has_slate && self.obj().is_live() {
             let fields = gst::Structure::builder("blockcascade/loading");
             let fields = fields.field("text", text).field("percent", percent);
             return self.post_element_message(fields.build());

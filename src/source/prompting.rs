@@ -102,6 +102,7 @@ impl BlockCascadeSrc {
     fn ask_from_now_on(&self, request: Request) -> bool {
         if request.running_time.is_none() {
             lock(&self.settings).prompt.clone_from(&request.text);
+            self.obj().notify("prompt");
             return self.ask(request) || lock(&self.stream).is_none();
         }
         let is_asked = self.ask(request);

@@ -60,6 +60,9 @@ impl Track {
         if text.is_empty() {
             return Ok(None);
         }
+        if text.contains('\0') {
+            return Err("got a NUL inside a text, expected none".into());
+        }
         Ok(Some(Request { running_time: self.time(buffer), ..Request::new(text)? }))
     }
 

@@ -46,6 +46,28 @@ fn twenty_pipelines_whose_generator_panics_leave_the_process_alive() {
     }
 }
 
+/// What was mended is forgotten: a later failure is told like the first.
+#[test]
+fn after_a_flush_an_error_is_told_again() {
+    let toy = Toy::new(Behaviour::Work);
+    init();
+    let line =
+        format!("blockcascadesrc name=src seed=0 {} ! fakesink name=sink async=false", toy.model());
+    let pipeline = Stopped(gst::parse::launch(&line).unwrap());
+    let by_name = |name| pipeline.downcast_ref::<gst::Bin>().unwrap().by_name(name).unwrap();
+    let (source, sink) = (by_name("src"), by_name("sink"));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    pipeline.state(PATIENCE).0.unwrap();
+    source.unlink(&sink);
+    only_error(&pipeline);
+    source.link(&sink).unwrap();
+    toy.behave(Behaviour::Panic);
+    assert!(source.send_event(gst::event::FlushStart::new()));
+    assert!(source.send_event(gst::event::FlushStop::new(true)));
+    let error = only_error(&pipeline);
+    assert!(error.message().contains("the toy is broken"), "{error}");
+}
+
 /// Flushing, pausing and stopping do not wait for the block that is made.
 #[test]
 fn a_blocked_stream_is_unlocked_at_once() {

@@ -191,6 +191,17 @@ fn the_native_format_is_chosen_and_told_in_full() {
     }
 }
 
+/// Frames are whole, whatever else could be.
+#[test]
+fn of_several_interlace_modes_it_is_progressive() {
+    let caps = "video/x-raw, interlace-mode={interleaved, mixed, progressive}";
+    let (_, mut harness) = playing_as("seed=0", caps);
+    harness.pull().unwrap();
+    let caps = harness.sinkpad().unwrap().current_caps().unwrap();
+    let info = gst_video::VideoInfo::from_caps(&caps).unwrap();
+    assert_eq!(info.interlace_mode(), gst_video::VideoInterlaceMode::Progressive);
+}
+
 #[test]
 fn any_size_and_rate_that_downstream_asks_for() {
     let caps = "video/x-raw, width=64, height=48, framerate=30000/1001";

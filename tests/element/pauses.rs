@@ -14,17 +14,25 @@ use super::{Stopped, field, init, playing_as, pull, started};
 
 /// A pipeline, and the time of each buffer that comes out of it.
 fn timed(source: &str) -> (Stopped, mpsc::Receiver<gst::ClockTime>) {
+    handed_on(source, |buffer| buffer.pts().unwrap())
+}
+
+/// A pipeline, and what is read of each buffer that comes out of it.
+fn handed_on<T: Send + 'static>(
+    source: &str,
+    read: fn(&gst::Buffer) -> T,
+) -> (Stopped, mpsc::Receiver<T>) {
     init();
     let line = format!("{source} ! fakesink name=sink signal-handoffs=true sync=false");
     let pipeline = Stopped(gst::parse::launch(&line).unwrap());
     let sink = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("sink").unwrap();
-    let (sender, times) = mpsc::channel();
+    let (sender, values) = mpsc::channel();
     sink.connect("handoff", false, move |arguments| {
         let buffer = arguments[1].get::<gst::Buffer>().unwrap();
-        let _ = sender.send(buffer.pts().unwrap()); // nobody may want it any more
+        let _ = sender.send(read(&buffer)); // nobody may want it any more
         None
     });
-    (pipeline, times)
+    (pipeline, values)
 }
 
 #[test]
@@ -40,6 +48,29 @@ fn a_frame_that_comes_in_a_pause_is_due_when_it_is_over() {
     pipeline.set_state(gst::State::Playing).unwrap();
     let first = times.recv_timeout(PATIENCE.into()).unwrap();
     assert!(Duration::from(first) < pause / 2, "{first}");
+}
+
+/// The one that is waited for when the pause begins, and is due before it ends.
+#[test]
+fn a_flush_in_a_pause_loses_no_frame() {
+    let toy = Toy::new(Behaviour::Work);
+    let source = format!("blockcascadesrc name=src is-live=true {}", toy.model());
+    let (pipeline, frames) =
+        handed_on(&format!("{source} ! video/x-raw,framerate=2/1"), |buffer| {
+            field(buffer, "frame")
+        });
+    pipeline.set_state(gst::State::Playing).unwrap();
+    for frame in 0..3 {
+        assert_eq!(frames.recv_timeout(PATIENCE.into()), Ok(frame));
+    }
+    std::thread::sleep(Duration::from_millis(100)); // the next one is waited for
+    pipeline.set_state(gst::State::Paused).unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    let source = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("src").unwrap();
+    assert!(source.send_event(gst::event::FlushStart::new()));
+    assert!(source.send_event(gst::event::FlushStop::new(false)));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    assert_eq!(frames.recv_timeout(PATIENCE.into()), Ok(3));
 }
 
 /// The clock goes on in a pause; the stream does not.

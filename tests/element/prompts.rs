@@ -1,6 +1,6 @@
 //! Prompts: the ways in, when they take effect, and who is told.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 
 use gstreamer as gst;
 use gstreamer::prelude::*;
@@ -270,7 +270,8 @@ fn the_text_pad_takes_what_comes() {
     harness.set_src_caps_str("text/x-raw, format=utf8");
     harness.play();
     harness.pull().unwrap();
-    for text in [&b"a cube"[..], b"", b"\xff\xfe", &[b'x'; 1 << 20], b"a star\n"] {
+    let texts = [&b"a cube"[..], b"", b"\xff\xfe", &[b'x'; 1 << 20], b"a \0 ring", b"a star\n\0"];
+    for text in texts {
         harness.push(gst::Buffer::from_slice(text.to_vec())).unwrap();
     }
     harness.push_event(gst::event::Eos::new());
@@ -278,7 +279,7 @@ fn the_text_pad_takes_what_comes() {
     assert_eq!(source.property::<Option<String>>("current-prompt").as_deref(), Some("a star"));
     let bus = source.bus().unwrap();
     let warnings = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Warning])).count();
-    assert_eq!(warnings, 2);
+    assert_eq!(warnings, 3);
 }
 
 #[test]
@@ -314,8 +315,12 @@ fn an_event_before_the_start_is_what_the_stream_starts_from() {
     let element = element("seed=0");
     let event = |fields| gst::event::CustomUpstream::new(fields);
     let prompt = gst::Structure::builder("blockcascade/prompt").field("text", "a star");
+    let (sender, notified) = mpsc::channel();
+    element.connect_notify(Some("prompt"), move |element, _| {
+        sender.send(element.property::<Option<String>>("prompt")).unwrap();
+    });
     assert!(element.send_event(event(prompt.build())));
-    assert_eq!(element.property::<Option<String>>("prompt").as_deref(), Some("a star"));
+    assert_eq!(notified.try_recv().unwrap().as_deref(), Some("a star"));
     let timed = gst::Structure::builder("blockcascade/prompt").field("text", "a ring");
     let timed = timed.field("running-time", gst::ClockTime::SECOND).build();
     assert!(!element.send_event(event(timed)), "nothing runs yet");
