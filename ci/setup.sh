@@ -60,8 +60,9 @@ install_packages() {
 
 install_rust() {
     echo "ci/setup.sh: installing Rust by rustup"
-    curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs |
-        sh -s -- -y --quiet --no-modify-path --profile default
+    installer=$(curl --proto '=https' --tlsv1.2 -sSf https://sh.rustup.rs) || stop "cannot fetch rustup"
+    printf '%s\n' "$installer" | sh -s -- -y --quiet --no-modify-path --profile default
+    [ -x "$rust/cargo" ] || stop "rustup has installed no Rust in $rust"
 }
 
 # Links into /usr/local/bin, because the shell that called this one has its PATH already.
@@ -75,11 +76,6 @@ check_rust() {
     have=$(rustc --version | cut -d ' ' -f 2)
     oldest=$(printf '%s\n' "$RUST" "$have" | sort -V | head -n 1)
     [ "$oldest" = "$RUST" ] || stop "expected Rust $RUST or later, got $have: try 'rustup update', or https://rustup.rs"
-    for component in clippy rustfmt; do
-        cargo "${component#rust}" --version >/dev/null 2>&1 ||
-            rustup --quiet component add "$component" ||
-            stop "cannot add $component to Rust"
-    done
 }
 
 cd "$(dirname "$0")/.."

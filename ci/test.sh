@@ -22,6 +22,12 @@ step() {
     printf -- '-- %s s\n' $(($(date +%s) - start))
 }
 
+rust_components() {
+    for component in clippy rustfmt; do
+        cargo "${component#rust}" --version >/dev/null 2>&1 || rustup --quiet component add "$component" || return 1
+    done
+}
+
 lint() {
     cargo clippy --release --all-targets "$@" -- -D warnings
 }
@@ -149,6 +155,7 @@ obs() {
 }
 
 step "what the machine lacks" ci/setup.sh valgrind qemu-user libgstreamer-plugins-bad1.0-dev
+step "what Rust lacks" rust_components
 step "format" cargo fmt --check
 step "who may name whom" ci/arrows.sh
 step "lints, generator only" lint --no-default-features

@@ -7,7 +7,8 @@ const STEPS: usize = 4;
 const BLOCKS: u64 = 4;
 
 fn main() {
-    let width = std::env::args().nth(1).and_then(|width| width.parse().ok()).unwrap_or(5);
+    let width =
+        std::env::args().nth(1).map_or(5, |width| width.parse().expect("WIDTH is a whole number"));
     let table = Timetable::with_width(HistoryPolicy::Clean, STEPS, width);
     let blocks: String = (0..BLOCKS).map(|block| format!("  block {block}")).collect();
     println!("tick{blocks}");

@@ -119,7 +119,7 @@ frames() {
     [ -n "$1" ] && echo $((16 * $1)) || echo -1
 }
 
-# quoted TEXT: as a property's value in a pipeline.
+# quoted TEXT: as a property's value in a pipeline; a last backslash cannot be, and is left out.
 quoted() {
-    printf '"%s"' "$(printf '%s' "$1" | sed 's/[\\"]/\\&/g')"
+    printf '"%s"' "$(printf '%s' "$1" | sed 's/\\*$//; s/[\\"]/\\&/g')"
 }

@@ -13,12 +13,17 @@ check_encoder
 build
 need x264enc gstreamer1.0-plugins-ugly rtph264pay gstreamer1.0-plugins-good h264parse gstreamer1.0-plugins-bad
 echo "watch by: gst-launch-1.0 udpsrc address=$host port=$port caps=application/x-rtp,media=video,clock-rate=90000,encoding-name=H264 ! rtpjitterbuffer ! rtph264depay ! decodebin ! videoconvert ! autovideosink"
+case $host in
+*:*) family=IP6 group=$host ;;
+22[4-9].* | 23[0-9].*) family=IP4 group=$host/1 ;; # a group's time to live, udpsink's own
+*) family=IP4 group=$host ;;
+esac
 echo "or save this as blockcascade.sdp, for players such as mpv and VLC:"
 cat <<SDP
 v=0
-o=- 0 0 IN IP4 $host
+o=- 0 0 IN $family $host
 s=blockcascade
-c=IN IP4 $host
+c=IN $family $group
 t=0 0
 m=video $port RTP/AVP 96
 a=rtpmap:96 H264/90000

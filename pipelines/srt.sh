@@ -16,17 +16,18 @@ check_port "$port"
 check_seconds "$seconds"
 check_encoder
 case $uri in
-*passphrase=*) secret=$(quoted "$uri") shown=$(quoted "${uri%%\?*}?...") ;;
+*passphrase=*) secret=$(quoted "$uri") shown=$(quoted "${uri%%\?*}?...") key="?passphrase=..." ;;
 esac
+host=${uri#srt://} host=${host%%\?*} host=${host%:*}
 build
 need x264enc gstreamer1.0-plugins-ugly srtsink gstreamer1.0-plugins-bad mpegtsmux gstreamer1.0-plugins-bad
 case $uri in
 srt://:* | *mode=listener*)
-    echo "listening at port $port of all addresses"
-    echo "watch by: gst-launch-1.0 playbin uri=srt://127.0.0.1:$port" ;;
+    echo "listening at port $port of ${host:-all addresses}"
+    echo "watch by: gst-launch-1.0 playbin uri=srt://${host:-127.0.0.1}:$port${key:-}" ;;
 *)
     echo "sending to ${uri%%\?*}, where somebody must listen already"
-    echo "watch by: gst-launch-1.0 playbin uri=srt://:$port" ;;
+    echo "watch by: gst-launch-1.0 playbin uri=srt://:$port${key:-}" ;;
 esac
 # shellcheck disable=SC2086 # a line of words
 on_air "$prompt" "$seconds" $AIR_H264 ! mpegtsmux alignment="$PACKETS" ! \

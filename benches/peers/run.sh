@@ -15,7 +15,8 @@ workloads=${*:-linear linear_bf16 attention attention_bf16 conv3d_step dit_first
 venv=${VENV:-${CARGO_TARGET_DIR:-target}/peers-venv}
 runs=20
 
-if [ ! -x "$venv/bin/python" ]; then
+if [ -z "${VENV:-}" ]; then
+    python3 -c 'import ensurepip' 2>/dev/null || ci/setup.sh python3-venv
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --requirement benches/peers/requirements.txt
 fi

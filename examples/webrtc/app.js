@@ -7,7 +7,7 @@ const STILL = 8000; // no new frame for so long: the line is dead
 const POLICIES = {
   "in-flight": "Every block that still has a step ahead turns to the new prompt. Quick, and smooth.",
   "next-block": "Blocks that have begun end as they are. A cut between two blocks.",
-  recache: "In flight, and what is remembered is computed anew. Lets go of the old picture soonest.",
+  recache: "In flight, and what is remembered is computed anew under the new prompt. It costs a moment.",
   cut: "Everything is dropped, and the picture begins anew.",
 };
 const IDEAS = {

@@ -8,7 +8,7 @@ const EVEN: f64 = 0.01;
 
 /// What all of it rests on, and how far others got: `published.rs`.
 const CAUTION: &str = "predicted of good kernels that never wait: what others published is between a \
-                       quarter and all of this";
+                       quarter of this and a tenth more";
 
 /// Recommendations: most frames, soonest answer to a prompt, fewest GPUs in real time; and why.
 pub fn lines(rows: &[Row], fps: u32) -> Vec<String> {
