@@ -54,6 +54,14 @@ fn first_frame(element: &gst::Element) {
     harness.pull().unwrap();
 }
 
+/// Only a live source shows slates.
+#[test]
+fn without_a_slate_it_is_told_as_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let (element, _) = started(&format!("startup-policy=slate {}", model(&folder)));
+    wait_for(&element, gst::ProgressType::Complete);
+}
+
 #[test]
 fn it_is_told_from_start_to_end_with_percents() {
     let folder = tempfile::tempdir().unwrap();

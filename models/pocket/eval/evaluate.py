@@ -24,7 +24,7 @@ from train.world import FPS, Cut, Variation, World
 
 from . import measure, sheet
 from .judge import ATTRIBUTES, Verdict, judge
-from .prompts import Case, case, change
+from .prompts import Case, Change, case, change
 from .tool import BINARY, Setting, Tool
 
 Array = np.ndarray
@@ -114,14 +114,25 @@ def changes(tool: Tool, setting: Setting, count: int) -> list[dict[str, Any]]:
         before, after = change(index)
         clip = tool.clip(before, setting, start + WITHIN, {CHANGE_BLOCK: after})
         verdict = judge(clip[start + WITHIN // 2 :])
-        right = verdict.right(after.scene)
+        drawn = judge(drawn_change(before, after, clip.shape[1:3], start + WITHIN // 2))
         results.append({
             "prompt": before.prompt, "change": after.prompt, "names": after.names,
             "told": {n: getattr(verdict, n) for n in ATTRIBUTES},
-            "object": right["colour"] and right["kind"], "setting": right["setting"],
+            "right": seen(verdict, after), "drawn": seen(drawn, after),
         })  # fmt: skip
         progress(f"{setting}: change {index + 1} of {count}")
     return results
+
+
+def seen(verdict: Verdict, change: Change) -> dict[str, bool]:
+    right = verdict.right(change.scene)
+    return {"object": right["colour"] and right["kind"], **{n: right[n] for n in ("colour", "kind", "setting")}}
+
+
+def drawn_change(before: Case, after: Change, size: tuple[int, int], first: int) -> Array:
+    """What the world shows where the change is judged: now and then its object is on its way out of the picture."""
+    cuts = [Cut(0, before.scene), Cut(measure.block_start(CHANGE_BLOCK), after.scene)]
+    return World(size[1], size[0]).clip(cuts, Variation(), first, WITHIN // 2)
 
 
 def long(tool: Tool, setting: Setting, count: int, minutes: float) -> list[dict[str, Any]]:
@@ -174,14 +185,18 @@ def table(results: list[Clips]) -> str:
 
 
 def change_table(results: list[dict[str, Any]]) -> str:
-    lines = [f"| {WITHIN} frames after a change of prompt | streams | object right | setting right |", "|---|---|---|---|"]
+    columns = {"object": "object right", "colour": "its colour", "kind": "its shape", "setting": "setting right"}
+    names = " | ".join(columns.values())
+    lines = [f"| {WITHIN} frames after a change of prompt | streams | {names} | object right, as the world draws it |",
+             "|---|---" + "|---" * (len(columns) + 1) + "|"]  # fmt: skip
     groups = {"all": results}
     for result in results:
         name = "everything" if len(result["names"]) > 2 else " and ".join(result["names"])
         groups.setdefault(f"of {name}", []).append(result)
     for name, group in groups.items():
-        shares = (100 * np.mean([r[n] for r in group]) for n in ("object", "setting"))
-        lines.append(f"| {name} | {len(group)} | " + " | ".join(f"{s:.1f} %" for s in shares) + " |")
+        shares = [np.mean([r["right"][n] for r in group]) for n in columns]
+        shares.append(np.mean([r["drawn"]["object"] for r in group]))
+        lines.append(f"| {name} | {len(group)} | " + " | ".join(f"{100 * s:.1f} %" for s in shares) + " |")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""The clips that the transformer learns from: what each shows, and their frames on disk.
+"""Clips: what each shows, and for the auto-encoder their frames on disk.
 
     python -m train.clips --run RUN --count 4000
 
@@ -31,7 +31,6 @@ class Clip:
     """
 
     scenes: tuple[Scene, ...]  # one, or two with a cut between them
-    changes: tuple[str, ...]  # the attributes in which the second differs
     cut_block: int  # first block of the second
     first: int  # stream frame of the first frame
     is_start: bool
@@ -41,18 +40,18 @@ class Clip:
         """The same clip for the same index, on any machine."""
         rng = np.random.default_rng((2026, index))
         scene = seen_scene(rng)
-        after, changes = changed(rng, scene)
+        after = changed(rng, scene)
         cut = int(rng.integers(1, BLOCKS)) if rng.random() < 0.5 else BLOCKS
         is_start = bool(rng.random() < 0.5)
         first = 0 if is_start else 9 + 12 * int(rng.integers(0, 80))
         scenes = (scene, after) if cut < BLOCKS else (scene,)
-        return Clip(scenes, changes, cut, first, is_start)
+        return Clip(scenes, cut, first, is_start)
 
     @staticmethod
     def start(index: int) -> "Clip":
         """A stream's start, of which only the first block is of interest."""
         rng = np.random.default_rng((2027, index))
-        return Clip((seen_scene(rng),), (), BLOCKS, 0, True)
+        return Clip((seen_scene(rng),), BLOCKS, 0, True)
 
     def frames(self, world: World, count: int = FRAMES) -> np.ndarray:
         """`(count, H, W, 3)` in u8; block b is frames 12 b to 12 b + 11."""
@@ -79,14 +78,14 @@ def seen_scene(rng: np.random.Generator) -> Scene:
     return scene
 
 
-def changed(rng: np.random.Generator, scene: Scene) -> tuple[Scene, tuple[str, ...]]:
-    """Another seen scene, and the attributes that a prompt has to name for it."""
+def changed(rng: np.random.Generator, scene: Scene) -> Scene:
+    """Another seen scene."""
     while True:
         count = int(rng.choice([1, 2, 3, len(VALUES)], p=[0.4, 0.2, 0.1, 0.3]))
-        names = tuple(str(n) for n in rng.choice(list(VALUES), count, replace=False))
+        names = [str(n) for n in rng.choice(list(VALUES), count, replace=False)]
         after = scene.with_changes({name: str(rng.choice(VALUES[name])) for name in names})
         if after != scene and not is_held_out(after):
-            return after, names
+            return after
 
 
 def main() -> None:

@@ -1,15 +1,17 @@
 """Clips to latents, once: the transformer never sees a pixel.
 
-    python -m train.latents --run RUN
+    python -m train.latents --run RUN --families 480 --starts 4800
 
-Writes `latents.npz` at full size and `latents_small.npz` at about half of it, normalised, with the
-cells that the object covers; and the same of `--starts` more streams' first blocks, which are drawn
-here, as `starts.npz` and `starts_small.npz`.
+Draws families of clips and as many streams' first blocks. Writes `latents.npz` at full size and
+`latents_small.npz` at about half of it, normalised, with the cells that the object covers; and
+the same of the first blocks as `starts.npz` and `starts_small.npz`.
 """
 
 import argparse
 import json
-from collections.abc import Iterable
+import os
+from concurrent.futures import ProcessPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,34 +19,36 @@ import torch
 import torch.nn.functional as F
 
 from .autoencoder import FRAMES_PER_LATENT, Encoder
-from .clips import BLOCKS, FRAMES, HEIGHT, WIDTH, Clip, stored
+from .clips import BLOCKS, FRAMES, HEIGHT, WIDTH, Clip
+from .families import Family
 from .world import RADIUS, World
 
-SMALL = (112, 64)
+SIZES = {"": (WIDTH, HEIGHT), "_small": (112, 64)}
 STRIDE = 8
 
 
-def load_encoder(run: Path, device: str) -> tuple[Encoder, torch.Tensor, torch.Tensor]:
+@cache
+def load_encoder(run: Path) -> tuple[Encoder, torch.Tensor, torch.Tensor]:
     """The encoder, and the mean and deviation of its latents, each (z, 1, 1, 1)."""
     figures = json.loads((run / "vae" / "moments.json").read_text())
     encoder = Encoder(len(figures["mean"]))
     encoder.load_state_dict(torch.load(run / "vae" / "encoder.pt", map_location="cpu"))
-    moments = (torch.tensor(figures[name]).view(-1, 1, 1, 1) for name in ("mean", "std"))
-    return (encoder.to(device).eval(), *(m.to(device) for m in moments))
+    return (encoder.eval(), *(torch.tensor(figures[name]).view(-1, 1, 1, 1) for name in ("mean", "std")))
 
 
 @torch.no_grad()
-def encode(clips: Iterable[np.ndarray], run: Path, size: tuple[int, int], device: str) -> np.ndarray:
-    """`(clips, groups, z, h, w)` in f16."""
-    encoder, mean, std = load_encoder(run, device)
-    latents = []
-    for clip in clips:
-        pixels = torch.from_numpy(clip).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
-        if size != (WIDTH, HEIGHT):
-            pixels = F.interpolate(pixels, size[::-1], mode="bilinear", antialias=True)
-        z = encoder.encode_groups(pixels.transpose(0, 1)[None])
-        latents.append(((z[0] - mean) / std).transpose(0, 1).half().cpu().numpy())
-    return np.stack(latents)
+def encoded(clip: Clip, run: Path, frames: int, sizes: list[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """By size, `(groups, z, h, w)` in f16, and `(groups, h, w)`: the cells that the object touches."""
+    torch.set_num_threads(1)
+    encoder, mean, std = load_encoder(run)
+    drawn = torch.from_numpy(clip.frames(World(WIDTH, HEIGHT), frames)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    result = {}
+    for name in sizes:
+        size = SIZES[name]
+        pixels = F.interpolate(drawn, size[::-1], mode="bilinear", antialias=True) if name else drawn
+        z = (encoder.encode_groups(pixels.transpose(0, 1)[None])[0] - mean) / std
+        result[name] = z.transpose(0, 1).half().numpy(), cover(clip, size, frames)
+    return result
 
 
 def cover(clip: Clip, size: tuple[int, int], frames: int) -> np.ndarray:
@@ -59,27 +63,28 @@ def cover(clip: Clip, size: tuple[int, int], frames: int) -> np.ndarray:
     return touched.reshape(-1, FRAMES_PER_LATENT, rows, columns).any(1)
 
 
-def write(path: Path, latents: np.ndarray, clips: list[Clip], size: tuple[int, int]) -> None:
-    frames = FRAMES_PER_LATENT * latents.shape[1]
-    np.savez(path, latents=latents, covers=np.stack([cover(clip, size, frames) for clip in clips]))
-    print(f"{path.name}: {latents.shape}, mean {latents.mean(dtype=np.float64):.3f}, "
-          f"deviation {latents.std(dtype=np.float64):.3f}", flush=True)
+def write(name: str, clips: list[Clip], frames: int, args: argparse.Namespace) -> None:
+    work = partial(encoded, run=args.run, frames=frames, sizes=args.sizes)
+    with ProcessPoolExecutor(args.processes) as pool:
+        done = list(pool.map(work, clips, chunksize=4))
+    for ending in args.sizes:
+        latents, covers = (np.stack([clip[ending][part] for clip in done]) for part in (0, 1))
+        np.savez(args.run / f"{name}{ending}.npz", latents=latents, covers=covers)
+        print(f"{name}{ending}.npz: {latents.shape}, mean {latents.mean(dtype=np.float64):.3f}, "
+              f"deviation {latents.std(dtype=np.float64):.3f}", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--count", type=int, default=10**9, help="clips at most")
-    parser.add_argument("--starts", type=int, default=4000)
+    parser.add_argument("--families", type=int, default=480)
+    parser.add_argument("--starts", type=int, default=4800)
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES), help="all, or '' alone")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
     args = parser.parse_args()
-    clips = stored(args.run)[: args.count]
-    numbered = [Clip.number(index) for index in range(len(clips))]
-    starts, world = [Clip.start(index) for index in range(args.starts)], World(WIDTH, HEIGHT)
-    for ending, size in (("_small", SMALL), ("", (WIDTH, HEIGHT))):
-        drawn = (start.frames(world, FRAMES // BLOCKS) for start in starts)
-        write(args.run / f"starts{ending}.npz", encode(drawn, args.run, size, args.device), starts, size)
-        write(args.run / f"latents{ending}.npz", encode(clips, args.run, size, args.device), numbered, size)
+    write("starts", [Clip.start(index) for index in range(args.starts)], FRAMES // BLOCKS, args)
+    clips = [clip for index in range(args.families) for clip in Family.number(index).clips]
+    write("latents", clips, FRAMES, args)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from .autoencoder import Decoder
-from .latents import SMALL, STRIDE
-from .clips import HEIGHT, WIDTH
+from .latents import SIZES, STRIDE
 from .schedule import FRAMES_PER_BLOCK, SIGMAS, WINDOW, mix
 from .text import TextEncoder
 from .transformer import Config, Kv, Sight, Slots, Text, Transformer
@@ -87,7 +86,7 @@ def main() -> None:
     model.load_state_dict(torch.load(args.run / f"dit_{args.stage}.pt", map_location="cpu")["average"])
     embedding, lengths = TextEncoder(args.run / "text").encode(list(args.prompts))
     text = Text(embedding.float()[:, None], lengths[:, None])
-    size = SMALL if args.stage == "small" else (WIDTH, HEIGHT)
+    size = SIZES["_small" if args.stage == "small" else ""]
     frames = decode(args.run, sample(model, text, size, args.blocks, args.seed))
     rows = [np.concatenate(list(clip[::3]), axis=1) for clip in frames]
     Image.fromarray(np.concatenate(rows)).save(args.out)

@@ -6,7 +6,8 @@ from dataclasses import astuple
 import numpy as np
 
 from .attributes import KINDS, MOTIONS, Scene, is_held_out
-from .clips import FRAMES, Clip
+from .clips import BLOCKS, FRAMES, Clip
+from .families import ALIKE, MEMBERS, Family
 from .world import BLOCK, PERIOD, THICKNESS, Cut, Variation, World
 
 
@@ -58,6 +59,30 @@ class Drawn(unittest.TestCase):
                 self.assertEqual(clip.shown(world, cut)[0], clip.scenes[1])
                 self.assertLess(cut, FRAMES)
         self.assertGreater(changed, 10)
+
+
+class Families(unittest.TestCase):
+    """Of what the transformer learns from: clips that are put together are one stream."""
+
+    def test_shows_nothing_held_out_and_no_clip_twice(self):
+        for family in map(Family.number, range(200)):
+            scenes = [family.shows(clip) for clip in range(MEMBERS)]
+            self.assertFalse(any(map(is_held_out, scenes)), scenes)
+            self.assertEqual(len(set(scenes[:ALIKE])), ALIKE)
+
+    def test_a_change_is_drawn_as_if_it_were_one_clip(self):
+        world, rng, kinds = World(24, 14), np.random.default_rng(7), set()
+        for number in range(30):
+            family = Family.number(number)
+            change = family.change(rng, int(rng.integers(1, BLOCKS)), 1)
+            before, after = family.shows(change.before), family.shows(change.after)
+            wanted = Clip((before, after), change.cut, family.first, family.is_start).frames(world)
+            drawn = {clip: family.clips[clip].frames(world) for clip in (change.before, change.after)}
+            blocks = [drawn[clip][12 * block : 12 * block + 12] for clip, block in change.blocks()]
+            np.testing.assert_array_equal(np.concatenate(blocks), wanted, err_msg=str((number, change)))
+            kinds.add(tuple(family.changed(change)))
+            self.assertEqual(before.with_changes(family.changed(change)), after)
+        self.assertGreater(len(kinds), 5)
 
 
 if __name__ == "__main__":

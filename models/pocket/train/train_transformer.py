@@ -18,140 +18,29 @@ import json
 import math
 import os
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from . import captions, schedule
-from .attributes import VALUES, Scene, first_scene
-from .clips import BLOCKS, Clip
+from . import schedule
+from .attributes import VALUES
+from .clips import BLOCKS
+from .data import Batch, Data
 from .muon import Muon
-from .schedule import FRAMES_PER_BLOCK, SIGMAS, WINDOW, mix
-from .text import TEXT_LEN, TextEncoder
-from .transformer import Config, Sight, Slots, Text, Transformer
+from .schedule import SIGMAS, WINDOW, mix
+from .transformer import Config, Sight, Slots, Transformer
 
 BATCH = {"small": 8, "full": 2, "rollout": 2}
 PEAK_RATE = {"small": 3e-3, "full": 1.5e-3, "rollout": 5e-4}
 # Steps by what they learn. In most blocks of a stream nothing is new: those that a prompt decides
 # are learned apart.
-SHARES = {"starts": 0.3, "cuts": 0.25, "alone": 0.25, "cascade": 0.2}
-SHARES_OF_ROLLOUT = {"rollout": 0.4, "starts": 0.2, "cuts": 0.2, "cascade": 0.2}
-# Of blocks with another prompt, those that show something new; and of prompts under which nothing changes, those that
-# name some of what is there, and leave the rest to the past.
-NEWS, REMINDED = 0.65, 0.5
-OBJECT_WEIGHT = 10.0  # of cells that the object touches, beside 1 for all
+SHARES = {"starts": 0.15, "cuts": 0.35, "alone": 0.35, "cascade": 0.15}
+SHARES_OF_ROLLOUT = {"rollout": 0.2, "edits": 0.25, "starts": 0.2, "cuts": 0.2, "cascade": 0.15}
 EMA = 0.998
-
-
-@dataclass
-class Batch:
-    """Some clips, in blocks."""
-
-    x0: Tensor  # (B, BLOCKS, frames, z, h, w)
-    weight: Tensor  # (B, BLOCKS, frames, 1, h, w), 0 where there is nothing to learn
-    text: Text  # of each clip
-    which: Tensor  # (B, BLOCKS)
-
-    def part(self, blocks: slice) -> "Batch":
-        return Batch(self.x0[:, blocks], self.weight[:, blocks], self.text, self.which[:, blocks])
-
-
-class Data:
-    """Clips, their latents and prompts."""
-
-    def __init__(self, run: Path, size: str, often: str | None, seed: int, rank: int, device: str):
-        clips, starts = (np.load(run / f"{name}{size}.npz") for name in ("latents", "starts"))
-        self.latents, self.covers = clips["latents"], clips["covers"]
-        self.clips = [Clip.number(index) for index in range(len(self.latents))]
-        self.start_latents, self.start_covers = starts["latents"], starts["covers"]
-        begun = [Clip.start(index) for index in range(len(self.start_latents))]
-        self.started, self.all = thrice(begun, often), thrice(self.clips, often)
-        self.unchanged = [i for i in self.all if len(self.clips[i].scenes) == 1]
-        self.changed = [i for i in self.all if WINDOW <= self.clips[i].cut_block < BLOCKS]
-        self.first = [i for i in self.all if self.clips[i].is_start]
-        self.encoder = TextEncoder(run / "text", device)
-        self.lots = np.random.default_rng(seed)  # the same in all processes, so that none waits for others
-        self.rng, self.device = np.random.default_rng((seed, rank)), device
-
-    def batch(self, size: int, from_start: bool = False) -> Batch:
-        """Whole clips; all of them the starts of streams, if it must be."""
-        chosen = self.rng.choice(self.first if from_start else self.all, size)
-        clips = [self.clips[index] for index in chosen]
-        told = [self.told(clip, 1) for clip in clips]
-        which = [[int(b >= block) for b in range(BLOCKS)] for _, block in told]
-        prompts = [prompts for prompts, _ in told]
-        batch = self.blocks(self.latents[chosen], self.covers[chosen], prompts, which)
-        for number, clip in enumerate(clips):
-            if not clip.is_start:
-                batch.weight[number, 0] = 0  # nothing tells where in its motion a later block is
-        return batch
-
-    def starts(self, size: int) -> Batch:
-        """First blocks of streams: all that they show comes from the prompt."""
-        chosen = self.rng.choice(self.started, size)
-        prompts = [[self.prompt(Clip.start(int(index)).scenes[0])] for index in chosen]
-        return self.blocks(self.start_latents[chosen], self.start_covers[chosen], prompts, [[0]] * size)
-
-    def cuts(self, size: int) -> Batch:
-        """Blocks in which the prompt is another one, behind a window of those before."""
-        news = self.rng.random(size) < NEWS
-        chosen = np.where(news, self.rng.choice(self.changed, size), self.rng.choice(self.unchanged, size))
-        told = [self.told(self.clips[index], WINDOW) for index in chosen]
-        firsts = FRAMES_PER_BLOCK * np.array([[block - WINDOW] for _, block in told])
-        groups = firsts + np.arange(FRAMES_PER_BLOCK * (WINDOW + 1))
-        parts = (array[chosen[:, None], groups] for array in (self.latents, self.covers))
-        return self.blocks(*parts, [prompts for prompts, _ in told], [[0] * WINDOW + [1]] * size)
-
-    def blocks(self, latents: np.ndarray, covers: np.ndarray, prompts: list, which: list) -> Batch:
-        x0 = torch.from_numpy(latents).float().to(self.device)
-        covered = torch.from_numpy(covers).float().to(self.device).unsqueeze(2)
-        x0, covered = (part.unflatten(1, (-1, FRAMES_PER_BLOCK)) for part in (x0, covered))
-        text = self.text([prompt for pair in prompts for prompt in pair], len(prompts))
-        return Batch(x0, 1 + OBJECT_WEIGHT * covered, text, torch.tensor(which).to(self.device))
-
-    def text(self, prompts: list[str], size: int) -> Text:
-        embedding, lengths = self.encoder.encode(prompts)
-        embedding = F.pad(embedding, (0, 0, 0, TEXT_LEN - embedding.shape[1]))  # always the same shape
-        pairs = (size, len(prompts) // size)
-        return Text(embedding.float().unflatten(0, pairs), lengths.view(pairs).to(self.device))
-
-    def told(self, clip: Clip, first_block: int) -> tuple[tuple[str, str], int]:
-        """Two prompts, and the block from which on the second one holds."""
-        first, last = clip.scenes[0], clip.scenes[-1]
-        if first is not last:
-            changes = {name: getattr(last, name) for name in clip.changes}
-            is_edit = self.rng.random() < 0.5
-            second = captions.edit(self.rng, changes, first) if is_edit else self.prompt(last)
-            return (self.prompt(first), second), clip.cut_block
-        block = int(self.rng.integers(first_block, BLOCKS))
-        return (self.prompt(first), self.reminder(first)), block
-
-    def reminder(self, scene: Scene) -> str:
-        """A prompt for what is there already: of what it does not name, only the past can tell."""
-        if self.rng.random() > REMINDED:
-            return self.prompt(scene)
-        names = self.rng.choice(list(VALUES), int(self.rng.integers(1, 4)), replace=False)
-        return captions.edit(self.rng, {str(name): getattr(scene, name) for name in names})
-
-    def prompt(self, scene: Scene) -> str:
-        """A prompt that sometimes leaves out what would have come without it."""
-        named = {name: getattr(scene, name) for name in VALUES}
-        for name in self.rng.permutation(list(VALUES)):
-            rest = {key: value for key, value in named.items() if key != name}
-            if self.rng.random() < 0.3 and first_scene(rest) == scene:
-                named = rest
-        return captions.caption(self.rng, scene, named)
-
-
-def thrice(clips: list[Clip], motion: str | None) -> list[int]:
-    """Their numbers, those that show a motion three times."""
-    return [i for i, clip in enumerate(clips) for _ in range(3 if clip.scenes[0].motion == motion else 1)]
 
 
 def window_sight(blocks: int) -> Sight:
@@ -222,13 +111,17 @@ class Learner:
 
     def start_from(self, path: Path) -> None:
         """Takes the weights of another stage, or those that are shipped."""
-        if path.suffix == ".safetensors":
-            shipped = load_file(path)
-            state = {"model": shipped, "average": shipped}
-        else:
-            state = torch.load(path, map_location="cpu")
+        state = weights(path)
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
+
+
+def weights(path: Path) -> dict:
+    """Of a checkpoint, the model as it is and its moving average; of a shipped one, twice the latter."""
+    if path.suffix != ".safetensors":
+        return torch.load(path, map_location="cpu")
+    shipped = {name: value.float() for name, value in load_file(path).items()}
+    return {"model": shipped, "average": shipped}
 
 
 def share_gradients(model: Transformer) -> None:
@@ -270,9 +163,9 @@ def spoiled(x0: Tensor) -> Tensor:
     return x0 + strength * (torch.randn_like(x0) + 0.5 * tilt)
 
 
-def keys_of(model: Transformer, batch: Batch, x0: Tensor, blocks: int):
-    """Keys and values that clean blocks leave behind."""
-    with torch.no_grad():
+def keys_of(model: Transformer, batch: Batch, x0: Tensor, blocks: int, learned: bool = True):
+    """Keys and values that clean blocks leave behind; what to leave there can be `learned`, too."""
+    with torch.set_grad_enabled(learned):
         timesteps = torch.zeros(x0.shape[0], blocks, device=x0.device)
         clean = Slots(x0[:, :blocks], timesteps, window_sight(blocks), batch.text, batch.which[:, :blocks])
         return model(clean)[1]
@@ -317,7 +210,7 @@ def cascade_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> 
     past = min(int(rng.integers(0, WINDOW + 1)), BLOCKS - len(passes))
     first = int(rng.integers(0, BLOCKS - past - len(passes) + 1)) if past else 0
     earlier = batch.part(slice(first, first + past))
-    kept = keys_of(model, earlier, spoiled(earlier.x0), past) if past else None
+    kept = keys_of(model, earlier, spoiled(earlier.x0), past, learned=False) if past else None
     flying = batch.part(slice(first + past, first + past + len(passes)))
     causal, x0 = bool(rng.random() < 0.3), torch.zeros_like(flying.x0)
     for back in range(passes[0], -1, -1):
@@ -345,12 +238,13 @@ def estimate(model: Transformer, batch: Batch, x0: Tensor, sigmas: Tensor, sight
 def rollout_loss(model: Transformer, batch: Batch, rng: np.random.Generator, given: int) -> Tensor:
     """One step of each block of a rollout, whose past is the model's own but for `given` blocks."""
     loss = torch.zeros((), device=batch.x0.device)
-    past = keys_of(model, batch, spoiled(batch.x0), given) if given else None
-    for block in range(given, BLOCKS):
+    past = keys_of(model, batch, spoiled(batch.x0), given, learned=False) if given else None
+    blocks = batch.x0.shape[1]
+    for block in range(given, blocks):
         learned = int(rng.integers(0, len(SIGMAS)))
         part, past = roll_block(model, batch, block, past, learned)
         loss = loss + part
-    return loss / (BLOCKS - given)
+    return loss / (blocks - given)
 
 
 def roll_block(model: Transformer, batch: Batch, block: int, past: list | None, learned: int):
@@ -413,6 +307,7 @@ def stage_loss(stage: str, learner: Learner, data: Data) -> dict[str, Tensor]:
         "alone": lambda: alone_loss(model, data.batch(size), rng),
         "cascade": lambda: cascade_loss(model, data.batch(size), rng),
         "rollout": lambda: rollout_loss(model, data.batch(size, from_start=not given), rng, given),
+        "edits": lambda: rollout_loss(model, data.edits(2 * size), rng, WINDOW),
     }
     return {drawn: losses[drawn]()}
 
