@@ -340,8 +340,11 @@ impl BlockCascadeSrc {
     fn wait_due(&self, due: gst::ClockTime) -> Result<(), gst::FlowError> {
         self.wait_until(due)?;
         self.wait_playing()?;
-        self.wait_until(due)?;
-        self.wait_playing()
+        if self.running_time() < due {
+            self.wait_until(due)?;
+            self.wait_playing()?;
+        }
+        Ok(())
     }
 
     fn wait_until(&self, due: gst::ClockTime) -> Result<(), gst::FlowError> {
