@@ -138,7 +138,7 @@ fn a_failure_ends_the_layers_of_others() {
             if moment.first_frames == [0] {
                 bail!("deliberate");
             }
-            thread::sleep(Duration::from_millis(300)); // until that is known
+            thread::sleep(Duration::from_secs(1)); // until that is known
         }
         Ok(())
     });
