@@ -6,9 +6,8 @@ use gstblockcascade::cascade::{HistoryPolicy, Pass, Stage, Timetable};
 const STEPS: usize = 4;
 const BLOCKS: u64 = 4;
 
-fn main() {
-    let width =
-        std::env::args().nth(1).map_or(5, |width| width.parse().expect("WIDTH is a whole number"));
+fn main() -> Result<(), std::num::ParseIntError> {
+    let width = std::env::args().nth(1).map_or(Ok(5), |width| width.parse())?;
     let table = Timetable::with_width(HistoryPolicy::Clean, STEPS, width);
     let blocks: String = (0..BLOCKS).map(|block| format!("  block {block}")).collect();
     println!("tick{blocks}");
@@ -19,6 +18,7 @@ fn main() {
             (0..BLOCKS).map(|block| format!("  {:7}", cell(&stages, block))).collect();
         println!("{}", format!("{tick:4}{cells}").trim_end());
     }
+    Ok(())
 }
 
 /// What a block does at a tick with these stages.

@@ -1,4 +1,4 @@
-"""What the transformer learns from: batches of families' clips, with prompts as people would write them."""
+"""What the transformer learns from: batches of ensembles' clips, with prompts as people would write them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +11,7 @@ from torch import Tensor
 from . import captions
 from .attributes import VALUES, Scene, first_scene
 from .clips import BLOCKS, Clip
-from .families import ALIKE, MEMBERS, Change, Family
+from .ensembles import ALIKE, MEMBERS, Change, Ensemble
 from .schedule import FRAMES_PER_BLOCK, WINDOW
 from .text import TEXT_LEN, TextEncoder
 from .transformer import Text
@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass
 class Told:
-    """Six blocks of a family's clips, their two prompts, and the block from which on the second one holds."""
+    """Six blocks of an ensemble's clips, their two prompts, and the block from which on the second one holds."""
 
     blocks: list[tuple[int, int]]  # clip and block in it
     prompts: tuple[str, str]
@@ -56,9 +56,9 @@ class Data:
     def __init__(self, run: Path, size: str, often: str | None, seed: int, rank: int, device: str):
         clips, starts = (np.load(run / f"{name}{size}.npz") for name in ("latents", "starts"))
         self.latents, self.covers = (in_blocks(clips[name]) for name in ("latents", "covers"))
-        self.families = [Family.number(index) for index in range(len(self.latents) // MEMBERS)]
-        self.chosen = thrice([family.alike[0].motion for family in self.families], often)
-        self.begin = [number for number in self.chosen if self.families[number].is_start]
+        self.ensembles = [Ensemble.number(index) for index in range(len(self.latents) // MEMBERS)]
+        self.chosen = thrice([ensemble.alike[0].motion for ensemble in self.ensembles], often)
+        self.begin = [number for number in self.chosen if self.ensembles[number].is_start]
         self.start_latents, self.start_covers = (in_blocks(starts[name]) for name in ("latents", "covers"))
         self.started = [Clip.start(index).scenes[0] for index in range(len(self.start_latents))]
         self.starting = thrice([scene.motion for scene in self.started], often)
@@ -100,21 +100,21 @@ class Data:
         return self.shown([one.part(one.second - WINDOW, one.second + OWN) for one in told])
 
     def told(self, number: int, block: int, shown: int) -> Told:
-        """A clip of a family whose prompt is another one from `block` on, or elsewhere where `shown` are left."""
-        family, first = self.families[number], MEMBERS * number
+        """A clip of an ensemble whose prompt is another one from `block` on, or elsewhere where `shown` are left."""
+        ensemble, first = self.ensembles[number], MEMBERS * number
         if self.rng.random() < NEWS:
-            change = family.change(self.rng, block, shown)
+            change = ensemble.change(self.rng, block, shown)
             blocks = [(first + clip, at) for clip, at in change.blocks()]
-            return Told(blocks, self.prompts(family, change), change.cut, family.is_start)
+            return Told(blocks, self.prompts(ensemble, change), change.cut, ensemble.is_start)
         clip = int(self.rng.integers(0, ALIKE))
-        scene = family.shows(clip)
+        scene = ensemble.shows(clip)
         blocks = [(first + clip, at) for at in range(BLOCKS)]
-        return Told(blocks, (self.prompt(scene), self.reminder(scene)), block, family.is_start)
+        return Told(blocks, (self.prompt(scene), self.reminder(scene)), block, ensemble.is_start)
 
-    def prompts(self, family: Family, change: Change) -> tuple[str, str]:
-        before, after = family.shows(change.before), family.shows(change.after)
+    def prompts(self, ensemble: Ensemble, change: Change) -> tuple[str, str]:
+        before, after = ensemble.shows(change.before), ensemble.shows(change.after)
         is_edit = self.rng.random() < EDITED
-        second = captions.edit(self.rng, family.changed(change), before) if is_edit else self.prompt(after)
+        second = captions.edit(self.rng, ensemble.changed(change), before) if is_edit else self.prompt(after)
         return self.prompt(before), second
 
     def shown(self, told: list[Told]) -> Batch:

@@ -1,8 +1,8 @@
 """Clips to latents, once: the transformer never sees a pixel.
 
-    python -m train.latents --run RUN --families 480 --starts 4800
+    python -m train.latents --run RUN --ensembles 480 --starts 4800
 
-Draws families of clips and as many streams' first blocks. Writes `latents.npz` at full size and
+Draws ensembles of clips and as many streams' first blocks. Writes `latents.npz` at full size and
 `latents_small.npz` at about half of it, normalised, with the cells that the object covers; and
 the same of the first blocks as `starts.npz` and `starts_small.npz`.
 """
@@ -20,7 +20,7 @@ import torch.nn.functional as F
 
 from .autoencoder import FRAMES_PER_LATENT, Encoder
 from .clips import BLOCKS, FRAMES, HEIGHT, WIDTH, Clip
-from .families import Family
+from .ensembles import Ensemble
 from .world import RADIUS, World
 
 SIZES = {"": (WIDTH, HEIGHT), "_small": (112, 64)}
@@ -77,13 +77,13 @@ def write(name: str, clips: list[Clip], frames: int, args: argparse.Namespace) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
-    parser.add_argument("--families", type=int, default=480)
+    parser.add_argument("--ensembles", type=int, default=480)
     parser.add_argument("--starts", type=int, default=4800)
     parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=list(SIZES), help="all, or '' alone")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     args = parser.parse_args()
     write("starts", [Clip.start(index) for index in range(args.starts)], FRAMES // BLOCKS, args)
-    clips = [clip for index in range(args.families) for clip in Family.number(index).clips]
+    clips = [clip for index in range(args.ensembles) for clip in Ensemble.number(index).clips]
     write("latents", clips, FRAMES, args)
 
 

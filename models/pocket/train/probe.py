@@ -16,31 +16,32 @@ from . import captions
 from .attributes import VALUES, Scene
 from .clips import BLOCKS
 from .data import Batch, Data, Told
-from .families import ALIKE, MEMBERS, OTHER, Change, Family
+from .ensembles import ALIKE, MEMBERS, OTHER, Change, Ensemble
 from .schedule import SIGMAS, WINDOW
 from .train_transformer import denoised, keys_of, weights
 from .transformer import Config, Sight, Transformer
 
 SEED = 5
-RESTARTED = ALIKE + 1  # the clip of a family that shows everything anew
+KINDS = ("everything, all named", "object, all named", "place, all named", "object, edit", "place, edit", "nothing, edit")
+ALL_ANEW = ALIKE + 1  # the clip of an ensemble that shows everything anew
 
 
 def full(rng: np.random.Generator, scene: Scene) -> str:
     return captions.caption(rng, scene, list(VALUES))
 
 
-def changed(number: int, family: Family, name: str, rng: np.random.Generator, blocks: int) -> Told:
+def changed(number: int, ensemble: Ensemble, name: str, rng: np.random.Generator, blocks: int) -> Told:
     """A change of what `name` says, up to `blocks` behind it."""
     what, says = name.split(", ")
     before = int(rng.integers(0, ALIKE))
-    after = {"everything": RESTARTED, "nothing": before}.get(what, before ^ OTHER.get(what, 0))
-    change = Change(before, after, family.cut, 0 if what == "everything" else family.cut)
-    named = family.changed(change) or {"setting": family.shows(before).setting}
-    old, new = family.shows(before), family.shows(after)
+    after = {"everything": ALL_ANEW, "nothing": before}.get(what, before ^ OTHER.get(what, 0))
+    change = Change(before, after, ensemble.cut, 0 if what == "everything" else ensemble.cut)
+    named = ensemble.changed(change) or {"setting": ensemble.shows(before).setting}
+    old, new = ensemble.shows(before), ensemble.shows(after)
     second = full(rng, new) if says == "all named" else captions.edit(rng, named, old)
     shown = [(MEMBERS * number + clip, block) for clip, block in change.blocks()]
-    told = Told(shown, (full(rng, old), second), family.cut, family.is_start)
-    return told.part(family.cut + blocks - 1 - WINDOW, family.cut + blocks)
+    told = Told(shown, (full(rng, old), second), ensemble.cut, ensemble.is_start)
+    return told.part(ensemble.cut + blocks - 1 - WINDOW, ensemble.cut + blocks)
 
 
 @torch.no_grad()
@@ -63,12 +64,12 @@ def main() -> None:
     args = parser.parse_args()
     data, model = Data(args.run, "", None, SEED, 0, "cpu"), Transformer(Config()).eval()
     model.load_state_dict(weights(args.weights)["average"])
-    chosen = np.linspace(0, len(data.families) - 1, args.count).astype(int)
+    chosen = np.linspace(0, len(data.ensembles) - 1, args.count).astype(int)
     print("| changes, and what the prompt says | blocks after | object | elsewhere |\n|---|---|---|---|")
-    for name in ("everything, all named", "object, all named", "place, all named", "object, edit", "place, edit", "nothing, edit"):
+    for name in KINDS:
         for blocks in (1, 2, BLOCKS // 2):
             rng = np.random.default_rng((SEED, blocks))
-            told = [changed(int(n), data.families[n], name, rng, blocks) for n in chosen]
+            told = [changed(int(n), data.ensembles[n], name, rng, blocks) for n in chosen]
             on_object, elsewhere = errors(model, data.shown(told))
             print(f"| {name} | {blocks} | {on_object:.3f} | {elsewhere:.3f} |", flush=True)
 

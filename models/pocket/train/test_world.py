@@ -7,7 +7,7 @@ import numpy as np
 
 from .attributes import KINDS, MOTIONS, Scene, is_held_out
 from .clips import BLOCKS, FRAMES, Clip
-from .families import ALIKE, MEMBERS, Family
+from .ensembles import ALIKE, MEMBERS, Ensemble
 from .world import BLOCK, PERIOD, THICKNESS, Cut, Variation, World
 
 
@@ -61,27 +61,27 @@ class Drawn(unittest.TestCase):
         self.assertGreater(changed, 10)
 
 
-class Families(unittest.TestCase):
+class Ensembles(unittest.TestCase):
     """Of what the transformer learns from: clips that are put together are one stream."""
 
     def test_shows_nothing_held_out_and_no_clip_twice(self):
-        for family in map(Family.number, range(200)):
-            scenes = [family.shows(clip) for clip in range(MEMBERS)]
+        for ensemble in map(Ensemble.number, range(200)):
+            scenes = [ensemble.shows(clip) for clip in range(MEMBERS)]
             self.assertFalse(any(map(is_held_out, scenes)), scenes)
             self.assertEqual(len(set(scenes[:ALIKE])), ALIKE)
 
     def test_a_change_is_drawn_as_if_it_were_one_clip(self):
         world, rng, kinds = World(24, 14), np.random.default_rng(7), set()
         for number in range(30):
-            family = Family.number(number)
-            change = family.change(rng, int(rng.integers(1, BLOCKS)), 1)
-            before, after = family.shows(change.before), family.shows(change.after)
-            wanted = Clip((before, after), change.cut, family.first, family.is_start).frames(world)
-            drawn = {clip: family.clips[clip].frames(world) for clip in (change.before, change.after)}
+            ensemble = Ensemble.number(number)
+            change = ensemble.change(rng, int(rng.integers(1, BLOCKS)), 1)
+            before, after = ensemble.shows(change.before), ensemble.shows(change.after)
+            wanted = Clip((before, after), change.cut, ensemble.first, ensemble.is_start).frames(world)
+            drawn = {clip: ensemble.clips[clip].frames(world) for clip in (change.before, change.after)}
             blocks = [drawn[clip][12 * block : 12 * block + 12] for clip, block in change.blocks()]
             np.testing.assert_array_equal(np.concatenate(blocks), wanted, err_msg=str((number, change)))
-            kinds.add(tuple(family.changed(change)))
-            self.assertEqual(before.with_changes(family.changed(change)), after)
+            kinds.add(tuple(ensemble.changed(change)))
+            self.assertEqual(before.with_changes(ensemble.changed(change)), after)
         self.assertGreater(len(kinds), 5)
 
 

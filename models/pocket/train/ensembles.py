@@ -1,8 +1,8 @@
-"""The clips that the transformer learns from, in families: any two of a family make a change of prompt.
+"""The clips that the transformer learns from, in ensembles: any two of an ensemble make a change of prompt.
 
-Some clips of a family show different objects in different places, in the same motion at the same moments: where
+Some clips of an ensemble show different objects in different places, in the same motion at the same moments: where
 one is cut off, another goes on. Others begin another motion there. So a few clips make many changes, and no two
-prompts of a change are tied to each other. A clip is BLOCKS blocks; half of the families start a stream.
+prompts of a change are tied to each other. A clip is BLOCKS blocks; half of the ensembles start a stream.
 """
 
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from .world import random_scene
 PLACE, OBJECT = ("setting", "time"), ("kind", "colour", "size")
 # How often an attribute of the second place, or object, is another one.
 ANEW = {"setting": 0.85, "time": 0.3, "kind": 0.8, "colour": 0.8, "size": 0.15}
-ALIKE = 4  # clips of a family in the same motion at the same moments: two objects in two places
-RESTARTED = 2  # clips of a family that begin another motion at its cut
+ALIKE = 4  # clips of an ensemble in the same motion at the same moments: two objects in two places
+RESTARTED = 2  # clips of an ensemble that begin another motion at its cut
 MEMBERS = ALIKE + RESTARTED
-# Changes by what another clip shows: another object, another place, both, or another motion.
 OTHER, BOTH = {"object": 1, "place": 2}, 3  # bits in which the numbers of two clips alike differ
+# Changes by what another clip shows: another object, another place, both, or another motion.
 SHARES = {"object": 0.45, "place": 0.2, "both": 0.1, "motion": 0.25}
 
 
@@ -41,7 +41,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Family:
+class Ensemble:
     """What its clips are."""
 
     alike: tuple[Scene, ...]  # object 0 and 1 in place 0, then in place 1
@@ -51,14 +51,14 @@ class Family:
     cut: int  # block at which other motions begin
 
     @staticmethod
-    def number(index: int) -> "Family":
-        """The same family for the same index, on any machine."""
+    def number(index: int) -> "Ensemble":
+        """The same ensemble for the same index, on any machine."""
         rng = np.random.default_rng((2028, index))
         is_start = bool(rng.random() < 0.5)
         first = 0 if is_start else 9 + 12 * int(rng.integers(0, 80))
         alike = alike_scenes(rng)
         restarted = (restarted_scene(rng, alike[0], 0.3), restarted_scene(rng, alike[0], 1.0))
-        return Family(alike, restarted, first, is_start, int(rng.integers(2, 4)))
+        return Ensemble(alike, restarted, first, is_start, int(rng.integers(2, 4)))
 
     @cached_property
     def clips(self) -> tuple[Clip, ...]:
