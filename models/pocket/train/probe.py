@@ -22,7 +22,8 @@ from .train_transformer import denoised, keys_of, weights
 from .transformer import Config, Sight, Transformer
 
 SEED = 5
-KINDS = ("everything, all named", "object, all named", "place, all named", "object, edit", "place, edit", "nothing, edit")
+KINDS = ("everything, all named", "object, all named", "place, all named",
+         "object, edit", "place, edit", "nothing, edit")  # fmt: skip
 ALL_ANEW = ALIKE + 1  # the clip of an ensemble that shows everything anew
 
 
