@@ -359,6 +359,16 @@ fn shape(name: &str, shape: &[usize]) -> TensorShape {
     TensorShape { name: name.into(), shape: shape.into() }
 }
 
+/// As of a quantised file: before anything is loaded.
+#[test]
+fn whole_numbers_are_no_weights() {
+    let bytes =
+        safetensors_with(&[], &[("a", StoredDtype::I8, &[1, 2]), ("b", StoredDtype::I64, &[0; 8])]);
+    let checkpoint = Checkpoint::from_bytes("file", bytes).unwrap();
+    let error = checkpoint.check(&[shape("a", &[2])], &[shape("b", &[1])]).unwrap_err();
+    assert_eq!(error.to_string(), "file: a: expected floating point, got I8");
+}
+
 #[test]
 fn a_mismatch_lists_everything_at_once() {
     let bytes = safetensors(&[("a", &[2], vec![0.0; 2]), ("b", &[1, 2], vec![0.0; 2])]);

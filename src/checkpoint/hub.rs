@@ -3,10 +3,12 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
-use hf_hub::{Repo, RepoType};
+use hf_hub::{Cache, Repo, RepoType};
 use sha2::{Digest, Sha256};
 
 use super::cache;
@@ -17,12 +19,15 @@ use super::manifest::{ModelFile, Progress};
 const ATTEMPTS: u32 = 5;
 /// The wait before the second attempt; it doubles with each.
 const PAUSE: Duration = Duration::from_millis(250);
+/// A line on which nothing has come for so long is dead, though nobody has said so.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Fetches files from the Hugging Face hub, or from a mirror, and checks what arrives.
 #[derive(Debug)]
 pub struct Hub {
     api: Api,
     cache: PathBuf,
+    patience: Duration,
 }
 
 impl Hub {
@@ -31,8 +36,12 @@ impl Hub {
         let cache = cache::folder()
             .ok_or_else(|| refused("the cache", "expected HF_HOME or a home, got neither"))?;
         let mut builder = ApiBuilder::from_env();
-        if let Ok(token) = std::env::var("HF_TOKEN") {
+        // As Python's tools read them: an empty one is none.
+        if let Some(token) = variable("HF_TOKEN") {
             builder = builder.with_token(Some(token));
+        }
+        if let Some(endpoint) = variable("HF_ENDPOINT") {
+            builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_owned());
         }
         Self::build(builder, cache)
     }
@@ -48,7 +57,7 @@ impl Hub {
         // (0.4.3: `stream_position` of a file opened to append is 0), so ours take their place.
         let builder = builder.with_cache_dir(cache.clone()).with_progress(false).with_retries(0);
         let api = builder.build().map_err(|e| refused("the hub", e))?;
-        Ok(Self { api, cache })
+        Ok(Self { api, cache, patience: PATIENCE })
     }
 
     /// The path of a file in the cache, fetched first if it is not there; a transfer that broke off
@@ -70,19 +79,93 @@ impl Hub {
             return Err(refused_file(file, "expected a file of the hub"));
         };
         let revision = file.revision.clone().unwrap_or_else(|| "main".to_owned());
-        let repo = self.api.repo(Repo::with_revision(repo, RepoType::Model, revision));
+        let repo = Repo::with_revision(repo, RepoType::Model, revision);
         let mut attempt = 0;
         loop {
             attempt += 1;
-            let bar = Bar { report: &mut *progress, now: Progress { done: 0, total: 0 } };
-            match repo.download_with_progress(&file.path, bar) {
+            let mut total = 0;
+            let done = self.transfer(&repo, file, &mut |now| {
+                total = now.total;
+                if now.done > 0 {
+                    progress(now);
+                }
+            })?;
+            match done {
                 Ok(path) => return Ok(path),
-                Err(e) if attempt == ATTEMPTS || is_final(&e) => return Err(refused_file(file, e)),
+                Err(e) if attempt == ATTEMPTS => return Err(refused_file(file, e)),
+                Err(e) if is_final(&e) && !self.reopen(&repo, total) => {
+                    return Err(refused_file(file, e));
+                }
                 Err(e) => log::warn!("{file}: {e}; trying again"),
             }
-            std::thread::sleep(PAUSE * 2u32.pow(attempt - 1));
+            thread::sleep(PAUSE * 2u32.pow(attempt - 1));
         }
     }
+
+    /// One attempt, in a thread of its own, for hf-hub reads without a time limit: a line that is dead
+    /// is left to it.
+    fn transfer(
+        &self,
+        repo: &Repo,
+        file: &ModelFile,
+        progress: &mut dyn FnMut(Progress),
+    ) -> Result<std::result::Result<PathBuf, ApiError>> {
+        let (news, heard) = mpsc::channel();
+        let bar = Bar { news: news.clone(), now: Progress { done: 0, total: 0 } };
+        let (repo, path) = (self.api.repo(repo.clone()), file.path.clone());
+        let work = move || news.send(News::Over(repo.download_with_progress(&path, bar)));
+        let thread = thread::Builder::new().name("fetch".into());
+        thread.spawn(work).map_err(|e| refused_file(file, e))?;
+        loop {
+            match heard.recv_timeout(self.patience) {
+                Ok(News::Progress(now)) => progress(now),
+                Ok(News::Over(done)) => return Ok(done),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    let seconds = self.patience.as_secs_f64();
+                    let reason =
+                        format!("nothing came for {seconds} s; ask again to go on from there");
+                    return Err(refused_file(file, reason));
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    return Err(refused_file(file, "hf-hub gave up without a reason"));
+                }
+            }
+        }
+    }
+
+    /// Makes a part that is as long as the whole one that can be taken up: nothing is left to ask a server
+    /// for, and it says so each time. Whether there was one.
+    fn reopen(&self, repo: &Repo, total: u64) -> bool {
+        let blobs = Cache::new(self.cache.clone()).path().join(repo.folder_name()).join("blobs");
+        let files = std::fs::read_dir(blobs).into_iter().flatten().flatten();
+        let is_part =
+            |path: &PathBuf| path.extension().is_some_and(|extension| extension == "part");
+        let parts = files.map(|file| file.path()).filter(is_part);
+        let shortened = parts.filter(|path| total > 0 && shorten(path, total).unwrap_or(false));
+        shortened.count() > 0
+    }
+}
+
+/// Takes the last byte of a part that has all `total` of them.
+fn shorten(part: &Path, total: u64) -> std::io::Result<bool> {
+    let file = File::options().write(true).open(part)?;
+    let is_whole = file.metadata()?.len() == total;
+    if is_whole {
+        file.set_len(total - 1)?;
+    }
+    Ok(is_whole)
+}
+
+/// A variable of the environment that says something.
+fn variable(name: &str) -> Option<String> {
+    let value = std::env::var(name).ok()?.trim().to_owned();
+    (!value.is_empty()).then_some(value)
+}
+
+/// What a transfer tells whoever waits for it.
+enum News {
+    Progress(Progress),
+    Over(std::result::Result<PathBuf, ApiError>),
 }
 
 /// Whether the server has answered and would answer the same again.
@@ -158,19 +241,26 @@ fn refused(file: &str, reason: impl std::fmt::Display) -> Error {
 }
 
 /// hf-hub's progress as ours.
-struct Bar<'a> {
-    report: &'a mut dyn FnMut(Progress),
+struct Bar {
+    news: mpsc::Sender<News>,
     now: Progress,
 }
 
-impl hf_hub::api::Progress for Bar<'_> {
+impl Bar {
+    fn tell(&self) {
+        let _ = self.news.send(News::Progress(self.now)); // who waited may have had enough
+    }
+}
+
+impl hf_hub::api::Progress for Bar {
     fn init(&mut self, size: usize, _: &str) {
         self.now = Progress { done: 0, total: size as u64 };
+        self.tell();
     }
 
     fn update(&mut self, size: usize) {
         self.now.done += size as u64;
-        (self.report)(self.now);
+        self.tell();
     }
 
     fn finish(&mut self) {}
@@ -187,17 +277,22 @@ mod tests {
 
     const COMMIT: &str = "0123456789012345678901234567890123456789";
 
-    /// A hub of one file that closes the line once, after `cut` bytes of it.
+    /// A hub of one file that closes the line once, after `cut` bytes of it, or says no more.
     struct Server {
         body: Vec<u8>,
         cut: Mutex<Option<usize>>,
+        is_silent: bool,
         /// The `Range` of every request.
         ranges: Mutex<Vec<String>>,
     }
 
     impl Server {
         fn start(body: Vec<u8>, cut: Option<usize>) -> (Arc<Self>, String) {
-            let server = Arc::new(Self { body, cut: cut.into(), ranges: Vec::new().into() });
+            Self { body, cut: cut.into(), is_silent: false, ranges: Vec::new().into() }.run()
+        }
+
+        fn run(self) -> (Arc<Self>, String) {
+            let server = Arc::new(self);
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let endpoint = format!("http://{}", listener.local_addr().unwrap());
             let shared = server.clone();
@@ -230,6 +325,9 @@ mod tests {
             let from: usize = from.parse().unwrap();
             let to = to.parse().map_or(self.body.len(), |to: usize| to + 1);
             let total = self.body.len();
+            if from >= total {
+                return stream.write_all(b"HTTP/1.1 416 Range\r\ncontent-length: 0\r\n\r\n");
+            }
             write!(
                 stream,
                 "HTTP/1.1 206 Partial Content\r\ncontent-length: {}\r\nconnection: close\r\n\
@@ -239,7 +337,11 @@ mod tests {
                 to - 1
             )?;
             let cut = if to - from > 1 { self.cut.lock().unwrap().take() } else { None };
-            stream.write_all(&self.body[from..cut.map_or(to, |cut| cut.min(to))])
+            stream.write_all(&self.body[from..cut.map_or(to, |cut| cut.min(to))])?;
+            while self.is_silent && cut.is_some() {
+                thread::park();
+            }
+            Ok(())
         }
     }
 
@@ -273,6 +375,38 @@ mod tests {
         // The second time, nothing is asked.
         assert_eq!(hub.fetch(&file(None), &mut |_| {}).unwrap(), path);
         assert_eq!(server.ranges.lock().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn a_line_that_is_dead_is_not_waited_for() {
+        let cache = tempfile::tempdir().unwrap();
+        let cut = Some(100_000).into();
+        let silent = Server { body: body(), cut, is_silent: true, ranges: Vec::new().into() };
+        let (_, endpoint) = silent.run();
+        let mut hub = Hub::at(&endpoint, cache.path()).unwrap();
+        hub.patience = Duration::from_millis(500);
+        let mut seen = 0;
+        let error = hub.fetch(&file(None), &mut |progress| seen = progress.done).unwrap_err();
+        assert!(error.to_string().contains("nothing came for 0.5 s"), "{error}");
+        assert_eq!(seen, 100_000);
+    }
+
+    /// As a process leaves it that ends between the last byte and the renaming.
+    #[test]
+    fn a_part_that_is_whole_is_taken_up() {
+        let cache = tempfile::tempdir().unwrap();
+        let (server, endpoint) = Server::start(body(), None);
+        let hub = Hub::at(&endpoint, cache.path()).unwrap();
+        let path = hub.fetch(&file(None), &mut |_| {}).unwrap();
+        let blob = path.canonicalize().unwrap();
+        let (part, other) = (blob.with_extension("part"), blob.with_file_name("other.part"));
+        std::fs::rename(&blob, part).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&other, vec![7; 300_001]).unwrap();
+        assert_eq!(hub.fetch(&file(None), &mut |_| {}).unwrap(), path);
+        assert_eq!(std::fs::read(&path).unwrap(), body());
+        assert_eq!(server.ranges.lock().unwrap().last().unwrap(), "299999-");
+        assert_eq!(std::fs::metadata(other).unwrap().len(), 300_001, "that is another file's");
     }
 
     #[test]

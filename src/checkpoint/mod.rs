@@ -132,8 +132,9 @@ impl Checkpoint {
         })
     }
 
-    /// Whether the checkpoint is the network's: it has every `expected` tensor in its shape, and no
-    /// other than those and the `known`, which belong to parts of the network that are not used.
+    /// Whether the checkpoint is the network's: it has every `expected` tensor in its shape and in
+    /// floating point, and no other than those and the `known`, which belong to parts of the network
+    /// that are not used.
     pub fn check(&self, expected: &[TensorShape], known: &[TensorShape]) -> Result<()> {
         let (mut missing, mut wrong_shape) = (Vec::new(), Vec::new());
         for tensor in expected {
@@ -149,9 +150,20 @@ impl Checkpoint {
         }
         let unexpected = self.unexpected(expected, known);
         if missing.is_empty() && unexpected.is_empty() && wrong_shape.is_empty() {
-            return Ok(());
+            return self.check_dtypes(expected);
         }
         Err(Error::Mismatch { path: self.path.clone(), missing, unexpected, wrong_shape })
+    }
+
+    fn check_dtypes(&self, expected: &[TensorShape]) -> Result<()> {
+        let entries = expected.iter().filter_map(|tensor| self.tensors.get_key_value(&tensor.name));
+        match entries.into_iter().find(|(_, entry)| !entry.stored.is_float()) {
+            None => Ok(()),
+            Some((name, Entry { stored, .. })) => {
+                let reason = format!("{name}: expected floating point, got {}", stored.dtype);
+                Err(Error::format(&self.path, reason))
+            }
+        }
     }
 
     fn unexpected(&self, expected: &[TensorShape], known: &[TensorShape]) -> Vec<TensorShape> {

@@ -25,6 +25,12 @@ pub(super) struct Stored {
 }
 
 impl Stored {
+    /// Whether the tensor can be read as weights.
+    pub(super) fn is_float(&self) -> bool {
+        use Dtype::{BF16, F8_E4M3, F8_E5M2, F16, F32, F64};
+        matches!(self.dtype, F64 | F32 | F16 | BF16 | F8_E4M3 | F8_E5M2)
+    }
+
     /// Reads the tensor, converts it once to `dtype` and moves it to `device`.
     pub(super) fn load(&self, source: &Source, dtype: DType, device: &Device) -> Result<Tensor> {
         let region = source.region(self.region.clone()).map_err(candle_core::Error::wrap)?;

@@ -1,7 +1,7 @@
 //! The program that starts a pipeline again, apart from any server.
 
 use crate::files::check_streams;
-use crate::script::{Running, relay, turn};
+use crate::script::{Running, redirected, relay, turn};
 
 const VIDEO: &str = "videotestsrc is-live=true ! x264enc tune=zerolatency ! appsink name=video";
 
@@ -25,6 +25,10 @@ fn it_refuses_pipelines_that_do_not_fit() {
         ("videotestsrc ! fakesink -- appsrc name=video ! fakesink".into(), "no appsink"),
         (format!("{VIDEO} -- appsrc name=film ! fakesink"), "expected an appsrc name=video"),
         (format!("{VIDEO} -- appsrc name=video ! nosuchsink"), "nosuchsink"),
+        (
+            "audiotestsrc is-live=true ! appsink name=sound -- appsrc name=sound ! fakesink".into(),
+            "no stream is video, expected one at least",
+        ),
     ];
     for (line, expected) in cases {
         let mut refused = Running::start(relay(&line));
@@ -57,6 +61,16 @@ fn whatever_takes_a_stream_is_a_connection() {
         relay.succeeded();
         assert!(relay.complained().contains("trying again"), "{sink}: {}", relay.complained());
     }
+}
+
+/// The disk that a log is on may be full.
+#[test]
+fn it_goes_on_where_nothing_can_be_said() {
+    let _turn = turn();
+    let make = VIDEO.replace("is-live=true", "is-live=true num-buffers=150");
+    let send = "appsrc name=video ! identity error-after=60 ! fakesink sync=true";
+    let relay = relay(&format!("{make} -- {send}"));
+    Running::start(redirected(&relay, ">/dev/full 2>/dev/full")).succeeded();
 }
 
 #[test]

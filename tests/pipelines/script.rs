@@ -46,6 +46,14 @@ pub fn relay(line: &str) -> Command {
     command
 }
 
+/// The same with other files for its standard streams, as a shell takes them.
+pub fn redirected(command: &Command, files: &str) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("exec \"$0\" \"$@\" {files}")]).arg(command.get_program());
+    shell.args(command.get_args()).env("SEED", SEED);
+    shell
+}
+
 fn path(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines").join(name)
 }

@@ -5,7 +5,7 @@ use gstblockcascade::checkpoint::{Hub, Manifest, ModelFile, Role};
 use gstblockcascade::generator::Error;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{INTERRUPTED, manifest, print, roles};
+use crate::{INTERRUPTED, is_closed_pipe, manifest, print, roles, signals, tell};
 
 const BAR: &str =
     "{msg:<13} {bar:24} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
@@ -26,13 +26,13 @@ pub fn run(args: &Args) -> Result<()> {
     let mut files = chosen(&model, &args.role)?;
     files.retain(|file| file.embedded().is_none());
     if files.is_empty() {
-        eprintln!("{}: nothing to fetch, its files are part of this program", model.name);
+        tell(format!("{}: nothing to fetch, its files are part of this program", model.name));
         return Ok(());
     }
     let hub = Hub::from_env().map_err(Error::from)?;
-    eprintln!("licence {}: {}", model.licence.spdx, model.licence.note);
-    ctrlc::set_handler(|| {
-        eprintln!("\ninterrupted; the same command goes on from here");
+    tell(format!("licence {}: {}", model.licence.spdx, model.licence.note));
+    signals::on_end(|| {
+        tell("\ninterrupted; the same command goes on from here");
         std::process::exit(INTERRUPTED.into());
     })?;
     for file in files {
@@ -68,5 +68,7 @@ fn fetch(hub: &Hub, file: &ModelFile) -> Result<()> {
         bar.set_position(progress.done);
     });
     bar.finish_and_clear();
-    print(&format!("{role:<13} {}\n", path.map_err(Error::from)?.display()))
+    let printed = print(&format!("{role:<13} {}\n", path.map_err(Error::from)?.display()));
+    // Whoever read the first line has not seen enough: the files are what is asked for.
+    printed.or_else(|error| if is_closed_pipe(&error) { Ok(()) } else { Err(error) })
 }

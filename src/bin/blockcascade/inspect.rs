@@ -1,7 +1,9 @@
 //! `inspect`: what a checkpoint holds, and which network it is.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use gstblockcascade::checkpoint::{Checkpoint, Error, TensorInfo};
@@ -17,8 +19,14 @@ const SHOWN: usize = 4;
 const CRITIC: &str = "critic_lora.";
 /// Where the names of a transformer's layers start.
 const LAYERS: &str = "blocks.";
-/// How the names of a LoRA's lower half end: PEFT's, and those of Kohya's trainers.
-const LORA_ENDS: [&str; 3] = [".lora_A.weight", ".lora_A.default.weight", ".lora_down.weight"];
+/// How the names of a LoRA's halves end, the lower and the upper one: PEFT's, and those of Kohya's trainers.
+const HALVES: [(&str, &str); 3] = [
+    (".lora_A.weight", ".lora_B.weight"),
+    (".lora_A.default.weight", ".lora_B.default.weight"),
+    (".lora_down.weight", ".lora_up.weight"),
+];
+/// How the name of a LoRA's own scale ends.
+const ALPHA: &str = ".alpha";
 
 /// Says what a checkpoint holds and which network it fits.
 #[derive(clap::Args)]
@@ -61,12 +69,11 @@ impl Report {
         dtypes
     }
 
-    /// How the tensors are packed, by the names of the files that they are in.
+    /// How the tensors are packed, by the files that they are in.
     fn container(&self) -> String {
         let files: BTreeSet<_> = self.checkpoint.tensors().map(|tensor| tensor.file).collect();
-        let is_torch = |name: &str| name.ends_with(".pt") || name.ends_with(".pth");
-        let torch = files.iter().any(|file| is_torch(&file.to_string_lossy()));
-        let format = if torch { "PyTorch" } else { "safetensors" };
+        let is_safetensors = files.iter().all(|file| has_json_header(file).unwrap_or(false));
+        let format = if is_safetensors { "safetensors" } else { "PyTorch" };
         if files.len() == 1 { format.into() } else { format!("{format} in {} files", files.len()) }
     }
 
@@ -108,7 +115,7 @@ impl Report {
             json!({ "name": name, "dtype": dtype.to_string(), "shape": shape })
         });
         json!({
-            "path": self.checkpoint.path(),
+            "path": self.checkpoint.path().to_string_lossy(),
             "container": self.container(),
             "bytes": self.bytes(),
             "dtypes": dtypes.collect::<serde_json::Map<_, _>>(),
@@ -116,6 +123,13 @@ impl Report {
             "fits": self.fit.json(),
         })
     }
+}
+
+/// As safetensors have behind its length, whatever the file's name is.
+fn has_json_header(file: &Path) -> io::Result<bool> {
+    let mut start = [0; 9];
+    File::open(file)?.read_exact(&mut start)?;
+    Ok(start[8] == b'{')
 }
 
 fn bytes(tensor: &TensorInfo<'_>) -> u64 {
@@ -131,8 +145,8 @@ enum Fit {
     Closest(Network, Error),
     /// Pairs of thin matrices for the layers of a transformer.
     Lora { network: Network, pairs: usize },
-    /// A LoRA for something else.
-    OtherLora { pairs: usize },
+    /// A LoRA for something else, or with parts that are no pairs, one of which is named.
+    OtherLora { pairs: usize, stray: Option<String> },
     /// Not one tensor is any known network's.
     None,
 }
@@ -141,7 +155,7 @@ impl Fit {
     fn of(checkpoint: &Checkpoint) -> Result<Self> {
         let modules = lora_modules(checkpoint);
         if !modules.is_empty() {
-            return Self::of_lora(&modules);
+            return Self::of_lora(&modules, stray(checkpoint));
         }
         let mut best: Option<(usize, Network, Error)> = None;
         for network in networks::all()? {
@@ -156,18 +170,20 @@ impl Fit {
         Ok(best.map_or(Self::None, |(_, network, error)| Self::Closest(network, error)))
     }
 
-    fn of_lora(modules: &[(String, usize)]) -> Result<Self> {
+    fn of_lora(modules: &[Module], stray: Option<String>) -> Result<Self> {
         let pairs = modules.len();
         let fits = |network: &Network| {
-            let mut modules = modules.iter();
-            modules.all(|(module, inputs)| {
+            modules.iter().all(|(module, shape)| {
                 let name = format!("{module}.weight");
                 let weight = network.needed.iter().find(|tensor| tensor.name == name);
-                weight.is_some_and(|weight| weight.shape.last() == Some(inputs))
+                weight.is_some_and(|weight| shape.is_some_and(|shape| weight.shape == shape))
             })
         };
         let network = networks::transformers()?.into_iter().find(fits);
-        Ok(network.map_or(Self::OtherLora { pairs }, |network| Self::Lora { network, pairs }))
+        Ok(match network.filter(|_| stray.is_none()) {
+            Some(network) => Self::Lora { network, pairs },
+            None => Self::OtherLora { pairs, stray },
+        })
     }
 
     fn text(&self) -> String {
@@ -184,9 +200,12 @@ impl Fit {
             Self::Lora { network, pairs } => {
                 format!("  fits       LoRA for the {network}, layers: {pairs}\n")
             }
-            Self::OtherLora { pairs } => {
+            Self::OtherLora { pairs, stray: None } => {
                 format!("  fits       nothing known: LoRA for another network, layers: {pairs}\n")
             }
+            Self::OtherLora { pairs, stray: Some(stray) } => format!(
+                "  fits       nothing known: LoRA with more than pairs, as {stray}, layers: {pairs}\n"
+            ),
             Self::None => "  fits       nothing known\n".to_owned(),
         }
     }
@@ -198,7 +217,9 @@ impl Fit {
                 json!({ "closest": network.name, "reason": error.to_string() })
             }
             Self::Lora { network, pairs } => json!({ "lora_for": network.name, "pairs": pairs }),
-            Self::OtherLora { pairs } => json!({ "lora_for": null, "pairs": pairs }),
+            Self::OtherLora { pairs, stray } => {
+                json!({ "lora_for": null, "pairs": pairs, "stray": stray })
+            }
             Self::None => Value::Null,
         }
     }
@@ -214,13 +235,37 @@ fn shared(network: &Network, error: &Error) -> usize {
     }
 }
 
-/// The layers that a LoRA changes and how wide their inputs are; none for another checkpoint.
-fn lora_modules(checkpoint: &Checkpoint) -> Vec<(String, usize)> {
-    let module = |tensor: TensorInfo<'_>| {
-        let module = LORA_ENDS.iter().find_map(|end| tensor.name.strip_suffix(end))?;
-        let module = (!module.starts_with(CRITIC)).then_some(module)?;
+/// A layer that a LoRA changes, and the shape of what is added to its weight, if both halves are there and
+/// fit each other.
+type Module = (String, Option<[usize; 2]>);
+
+/// None for another checkpoint.
+fn lora_modules(checkpoint: &Checkpoint) -> Vec<Module> {
+    let shapes: BTreeMap<_, _> = parts(checkpoint).map(|part| (part.name, part.shape)).collect();
+    let module = |(name, down): (&&str, &&[usize])| {
+        let half = |(lower, upper): &(&str, &str)| {
+            let module = name.strip_suffix(lower)?;
+            Some((module, shapes.get(&*format!("{module}{upper}"))))
+        };
+        let (module, up) = HALVES.iter().find_map(half)?;
         let layer = module.find(LAYERS).map_or(module, |start| &module[start..]);
-        Some((layer.to_owned(), *tensor.shape.last()?))
+        let added = up.and_then(|up| match (*up, *down) {
+            (&[outputs, rank], &[inner, inputs]) if rank == inner => Some([outputs, inputs]),
+            _ => None,
+        });
+        Some((layer.to_owned(), added))
     };
-    checkpoint.tensors().filter_map(module).collect()
+    shapes.iter().filter_map(module).collect()
+}
+
+/// A tensor of a LoRA that is no part of a pair.
+fn stray(checkpoint: &Checkpoint) -> Option<String> {
+    let is_half = |name: &str| HALVES.iter().any(|(a, b)| name.ends_with(a) || name.ends_with(b));
+    let mut names = parts(checkpoint).map(|part| part.name);
+    names.find(|name| !is_half(name) && !name.ends_with(ALPHA)).map(str::to_owned)
+}
+
+/// The tensors of a LoRA, but for those of training alone.
+fn parts(checkpoint: &Checkpoint) -> impl Iterator<Item = TensorInfo<'_>> {
+    checkpoint.tensors().filter(|tensor| !tensor.name.starts_with(CRITIC))
 }

@@ -11,8 +11,11 @@ mod networks;
 mod plan;
 mod preset;
 mod roles;
+#[path = "../common/signals.rs"]
+mod signals;
 mod view;
 
+use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -55,30 +58,38 @@ fn main() -> ExitCode {
         // Whoever read our output has seen enough.
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) if is_cancelled(&error) => {
-            eprintln!("interrupted");
+            tell("interrupted");
             ExitCode::from(INTERRUPTED)
         }
         Err(error) => {
-            eprintln!("error: {}", one_line(&error));
+            tell(format!("error: {}", one_line(&error)));
             ExitCode::FAILURE
         }
     }
 }
 
-/// The error and its causes, without what an outer one says already.
+/// The error and its causes, without what an outer one says already. Candle's have theirs on lines of
+/// their own, before a backtrace.
 fn one_line(error: &anyhow::Error) -> String {
     let mut line = String::new();
     for cause in error.chain() {
         let text = cause.to_string();
-        let text = text.lines().next().unwrap_or_default();
-        if line.is_empty() {
-            line.push_str(text);
-        } else if !line.contains(text) {
-            line.push_str(": ");
-            line.push_str(text);
+        for text in text.lines().take_while(|text| !is_backtrace(text)).map(str::trim) {
+            if line.is_empty() {
+                line.push_str(text);
+            } else if !line.contains(text) {
+                line.push_str(": ");
+                line.push_str(text);
+            }
         }
     }
     line
+}
+
+/// `   0: candle_core::error::Error::bt`
+fn is_backtrace(line: &str) -> bool {
+    let number = line.trim_start().split_once(": ").map(|(number, _)| number.parse::<u32>());
+    line.starts_with(' ') && matches!(number, Some(Ok(_)))
 }
 
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
@@ -88,6 +99,11 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 fn is_cancelled(error: &anyhow::Error) -> bool {
     matches!(error.downcast_ref(), Some(generator::Error::Cancelled))
+}
+
+/// Says something on standard error, whether anybody listens or not.
+fn tell(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Writes a command's answer to standard output.
@@ -106,4 +122,26 @@ fn manifest(model: &str) -> Result<checkpoint::Manifest, generator::Error> {
         checkpoint::Manifest::named(model)
     };
     Ok(manifest?)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+
+    use super::*;
+
+    #[test]
+    fn the_cause_of_an_error_is_on_its_line() {
+        let cause = candle_core::Error::Msg("out of memory".into()).context("umt5 layer 3");
+        let error = Err::<(), _>(cause).context("encoding a prompt").unwrap_err();
+        assert_eq!(one_line(&error), "encoding a prompt: umt5 layer 3: out of memory");
+    }
+
+    #[test]
+    fn where_an_error_arose_is_not() {
+        let error = anyhow::anyhow!(
+            "no room\n   0: candle_core::error::Error::bt\n             at src/error.rs:1"
+        );
+        assert_eq!(one_line(&error), "no room");
+    }
 }

@@ -102,11 +102,15 @@ impl Model<'_> {
 
 fn file_json(located: &Located<'_>) -> Value {
     let (found, embedded) = match &located.found {
-        Some(Place::Disk(path)) => (Some(path), false),
+        Some(Place::Disk(path)) => (Some(path.to_string_lossy()), false),
         Some(Place::Embedded(_)) => (None, true),
         None => (None, false),
     };
-    let wrong: Vec<_> = located.wrong_size.iter().map(|(path, size)| json!([path, size])).collect();
+    let wrong: Vec<_> = located
+        .wrong_size
+        .iter()
+        .map(|(path, size)| json!([path.to_string_lossy(), size]))
+        .collect();
     json!({
         "role": located.file.role.name(),
         "repo": located.file.repo,

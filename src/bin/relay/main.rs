@@ -1,11 +1,14 @@
 //! `blockcascade-relay MAKE... -- SEND...`: two pipelines, of which one may fail. [`HELP`] says how.
-#![allow(clippy::print_stdout)] // what a program is for
 
 mod connection;
 mod maker;
 mod sender;
+#[path = "../common/signals.rs"]
+mod signals;
 mod valve;
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,7 +26,7 @@ const HELP: &str = "
 MAKE and SEND are pipelines as gst-launch-1.0 takes them. MAKE runs once. Each of its appsinks feeds the
 appsrc of SEND that has its name, with an encoded stream. When SEND fails, because a server went away, it
 is started again and goes on at a key frame, with times that start anew; MAKE never waits for it, and what
-it makes meanwhile is dropped. A SEND that has never worked is an error. Ctrl-C ends both.
+it makes meanwhile is dropped. One stream at least is video. A SEND that has never worked is an error. Ctrl-C ends both.
 
 blockcascade-relay blockcascadesrc is-live=true ! x264enc tune=zerolatency ! h264parse ! appsink name=video \\
     -- appsrc name=video ! flvmux streamable=true ! rtmp2sink location=rtmp://HOST/APP/KEY";
@@ -34,7 +37,7 @@ fn main() -> ExitCode {
     match run(&std::env::args().skip(1).collect::<Vec<_>>()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("blockcascade-relay: {error:#}");
+            warn(format_args!("blockcascade-relay: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -44,7 +47,7 @@ fn run(words: &[String]) -> Result<()> {
     if let [word] = words
         && ["-h", "--help"].contains(&word.as_str())
     {
-        println!("{USAGE}\n{HELP}");
+        say(format_args!("{USAGE}\n{HELP}"));
         return Ok(());
     }
     let (make, send) = split(words).context(USAGE)?;
@@ -61,8 +64,19 @@ fn run(words: &[String]) -> Result<()> {
     made?;
     ensure!(count() < 2, "interrupted twice: the end was not waited for");
     let (sent, dropped) = valve.counts();
-    println!("{sent} pictures sent, {dropped} dropped off the air{}", maker.statistics());
+    let statistics = maker.statistics();
+    say(format_args!("{sent} pictures sent, {dropped} dropped off the air{statistics}"));
     Ok(())
+}
+
+/// On standard output, whether anybody reads it or not: a broadcast outlives who looked on.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// The same on standard error.
+fn warn(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Until all is made, or there are two interrupts.
@@ -86,7 +100,7 @@ fn split(words: &[String]) -> Option<(&[String], &[String])> {
 fn count_interrupts() -> Result<Arc<AtomicU32>> {
     let count = Arc::new(AtomicU32::new(0));
     let counted = count.clone();
-    ctrlc::set_handler(move || {
+    signals::on_end(move || {
         counted.fetch_add(1, Ordering::Relaxed);
     })?;
     Ok(count)

@@ -9,7 +9,8 @@ use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer_video as gst_video;
 
-use crate::valve::Valve;
+use crate::valve::{Valve, is_video};
+use crate::{say, warn};
 
 const PROMPT_APPLIED: &str = "blockcascade/prompt-applied";
 /// The element whose statistics are told at the end.
@@ -76,18 +77,38 @@ impl Maker {
     }
 
     fn message(&self, patience: Duration) -> Result<Option<gst::Message>> {
-        let kinds = [gst::MessageType::Eos, gst::MessageType::Error, gst::MessageType::Element];
+        let kinds = [
+            gst::MessageType::Eos,
+            gst::MessageType::Error,
+            gst::MessageType::Element,
+            gst::MessageType::AsyncDone,
+            gst::MessageType::Warning,
+        ];
         let patience = gst::ClockTime::try_from(patience)?;
         let bus = self.pipeline.bus().context("a pipeline has a bus")?;
         let message = bus.timed_pop_filtered(patience, &kinds);
         match message.as_ref().map(|message| message.view()) {
             Some(gst::MessageView::Error(error)) => bail!(reason(error)),
             Some(gst::MessageView::Element(element)) => {
-                element.structure().and_then(applied).inspect(|line| println!("{line}"));
+                element.structure().and_then(applied).inspect(|line| say(line));
             }
+            Some(gst::MessageView::Warning(warning)) => {
+                let from = warning.src().map(|element| element.name()).unwrap_or_default();
+                warn(format_args!("{from}: {}", warning.error()));
+            }
+            Some(gst::MessageView::AsyncDone(_)) => self.check_streams()?,
             _ => {}
         }
         Ok(message)
+    }
+
+    /// Once all streams are there: a connection begins at a key frame of one of them.
+    fn check_streams(&self) -> Result<()> {
+        let pads = self.sinks.iter().filter_map(|sink| sink.static_pad("sink"));
+        let caps: Vec<_> = pads.map(|pad| pad.current_caps()).collect();
+        let may_be_video = caps.iter().any(|caps| caps.as_deref().is_none_or(is_video));
+        ensure!(may_be_video, "no stream is video, expected one at least");
+        Ok(())
     }
 
     /// What the sources made.

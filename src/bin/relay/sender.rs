@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use crate::connection::Connection;
 use crate::maker::Maker;
 use crate::valve::Valve;
+use crate::warn;
 
 /// The first wait of an outage, and the one that the next ones grow to, each twice the one before.
 const SHORTEST: Duration = Duration::from_millis(500);
@@ -79,7 +80,7 @@ impl Sender {
                 Outage { since, wait, due: now + wait }
             }
             None => {
-                eprintln!("off the air: {reason}; trying again");
+                warn(format_args!("off the air: {reason}; trying again"));
                 Outage { since: now, wait: SHORTEST, due: now + SHORTEST }
             }
         });
@@ -89,7 +90,8 @@ impl Sender {
     fn welcome(&mut self) -> Result<()> {
         self.has_worked = true;
         if let Some(outage) = self.outage.take() {
-            eprintln!("on the air again after {:.1} s", outage.since.elapsed().as_secs_f64());
+            let seconds = outage.since.elapsed().as_secs_f64();
+            warn(format_args!("on the air again after {seconds:.1} s"));
         }
         Ok(())
     }

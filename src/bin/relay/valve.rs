@@ -52,7 +52,7 @@ impl Valve {
     /// Hands a stream's sample on to the connection, or drops it.
     pub fn pass(&self, stream: &str, sample: &gst::Sample) {
         let passed = self.admit(stream, sample);
-        if is_video(sample) {
+        if of_video(sample) {
             let count = if passed.is_some() { &self.sent } else { &self.dropped };
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -76,14 +76,17 @@ impl Valve {
     }
 }
 
-fn is_video(sample: &gst::Sample) -> bool {
-    let first = sample.caps().and_then(|caps| caps.structure(0));
-    first.is_some_and(|first| first.name().starts_with("video/"))
+pub fn is_video(caps: &gst::CapsRef) -> bool {
+    caps.structure(0).is_some_and(|first| first.name().starts_with("video/"))
+}
+
+fn of_video(sample: &gst::Sample) -> bool {
+    sample.caps().is_some_and(is_video)
 }
 
 fn is_key_frame(sample: &gst::Sample) -> bool {
     let is_delta = |buffer: &gst::BufferRef| buffer.flags().contains(gst::BufferFlags::DELTA_UNIT);
-    is_video(sample) && !sample.buffer().is_some_and(is_delta)
+    of_video(sample) && !sample.buffer().is_some_and(is_delta)
 }
 
 /// Where a connection begins whose first sample this is: pictures that others refer to are decoded

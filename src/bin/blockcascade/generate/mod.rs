@@ -15,7 +15,7 @@ pub use self::args::Args;
 
 use self::output::Output;
 use self::progress::Progress;
-use crate::{INTERRUPTED, is_cancelled};
+use crate::{INTERRUPTED, is_cancelled, signals};
 
 /// Runs the command: first settings, then the output, then weights, so that what is wrong with a
 /// command is said before anything large is read.
@@ -42,13 +42,12 @@ pub fn run(args: &Args) -> Result<()> {
 /// its output.
 fn cancel_on_signals(controls: Controls) -> Result<()> {
     let signalled = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
+    signals::on_end(move || {
         if signalled.swap(true, Ordering::SeqCst) {
             std::process::exit(INTERRUPTED.into());
         }
         controls.cancel();
-    })?;
-    Ok(())
+    })
 }
 
 fn write(

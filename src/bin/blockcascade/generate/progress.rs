@@ -8,6 +8,7 @@ use gstblockcascade::generator::{Frame, GeneratorConfig};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::length::block_of;
+use crate::tell;
 
 const LOADING: &str = "{spinner} loading {msg}";
 const BAR: &str = "{bar:32} {pos}/{len} frames  {msg}  {eta} left";
@@ -69,14 +70,14 @@ impl Progress {
         let (made, elapsed) = (self.made as f64, self.elapsed().as_secs_f64());
         let output =
             if output == "-" { "standard output".into() } else { output.display().to_string() };
-        eprintln!(
+        tell(format!(
             "{output}: {:.2} s of {}, frames: {made}, made in {elapsed:.1} s ({:.1} a second), \
              the first after {:.2} s",
             made / f64::from(self.frames_per_second),
             self.size,
             made / elapsed,
             first.as_secs_f64(),
-        );
+        ));
     }
 
     fn elapsed(&self) -> Duration {

@@ -84,7 +84,7 @@ fn reason(strategy: Strategy) -> &'static str {
         }
         Strategy::StageMatched => {
             "- stage-matched moves latents only and makes no cache pass; pictures suffer unless the \
-             model was trained on noisy history, and this program does not have it"
+             model was trained on noisy history, as none here is"
         }
         Strategy::Ulysses { .. } => {
             "- ulysses divides every forward, so that a block is done sooner, and computes what one \
