@@ -175,12 +175,23 @@ impl Desk {
     /// What a tick that starts `block` (`None`: no block) has to apply. It waits while the block is
     /// held, and for a prompt that is scheduled for it; a sooner one it takes only when ready.
     pub(super) fn due(&self, block: Option<u64>) -> Result<Option<Due>, Closed> {
+        self.due_after(PromptId::default(), block)
+    }
+
+    /// The same, behind a cut by the prompt `newest`: what is older than it and was scheduled for a block
+    /// that starts now is over, and overtakes nothing any more.
+    pub(super) fn due_after(
+        &self,
+        newest: PromptId,
+        block: Option<u64>,
+    ) -> Result<Option<Due>, Closed> {
         let after = block.map_or(0, |block| block + 1);
         let waiting = |state: &mut State| {
             let held = state.hold.zip(block).is_some_and(|(hold, block)| block >= hold);
             let mut due = state.scheduled.range(..after);
             (held || due.any(|(_, slot)| slot.embedding.is_none())) && !state.closed
         };
+        self.lock().scheduled.retain(|block, slot| *block >= after || slot.id > newest);
         let mut state = self.wait_while(waiting);
         if state.closed {
             return Err(Closed);
@@ -190,7 +201,9 @@ impl Desk {
             self.changed.notify_all(); // other prompts are near now
         }
         let Some((slot, scheduled)) = state.choose(after) else { return Ok(None) };
-        state.current.clone_from(&slot.text);
+        if state.soon.is_none() {
+            state.current.clone_from(&slot.text); // what is still to come is newer
+        }
         let Slot { id, text, change, embedding } = slot;
         let prompt = AppliedPrompt { id, text, settled: state.settled };
         Ok(embedding.map(|text| Due { text, prompt, change, scheduled }))
@@ -318,6 +331,37 @@ mod tests {
             desk.encoded(&job, five());
             assert_eq!(due(&desk, 4), None, "what was overtaken does not come later");
         }
+    }
+
+    /// A cut may start a block that has an older cue, while a newer prompt is still to be encoded.
+    #[test]
+    fn a_cue_from_before_a_cut_overtakes_nothing() {
+        let desk = Desk::default();
+        desk.submit(at(3, "an older cue"));
+        encode(&desk);
+        desk.submit("the cut".into());
+        let job = desk.next_job().unwrap();
+        desk.submit("newer".into());
+        desk.encoded(&job, Ok(TextEmbedding(Tensor::new(7f32, &Device::Cpu).unwrap())));
+        let cut = desk.due(None).unwrap().unwrap();
+        assert_eq!(cut.prompt.text, "the cut");
+        assert!(desk.due_after(cut.prompt.id, Some(3)).unwrap().is_none());
+        encode(&desk);
+        assert_eq!(due(&desk, 4), Some(5.0));
+    }
+
+    #[test]
+    fn what_a_stream_starts_from_is_the_newest_text() {
+        let desk = Desk::default();
+        desk.submit("older".into());
+        let job = desk.next_job().unwrap();
+        desk.submit("new".into());
+        desk.encoded(&job, Ok(TextEmbedding(Tensor::new(5f32, &Device::Cpu).unwrap())));
+        assert_eq!(due(&desk, 1), Some(5.0));
+        desk.reset();
+        desk.start();
+        encode(&desk);
+        assert_eq!(due(&desk, 0), Some(3.0));
     }
 
     #[test]

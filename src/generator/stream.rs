@@ -13,7 +13,7 @@ use super::config::Plan;
 use super::error::{Error, Result};
 use super::frames::{Frame, FrameSize, Place};
 use super::gate::{Closed, Gate};
-use super::prompt::{AppliedPrompt, Desk, Due};
+use super::prompt::{AppliedPrompt, Desk, Due, PromptId};
 use super::queue::{Popped, Queue};
 use super::timing::{Meter, Timing};
 use crate::cascade::{BlockCost, Cascade, CleanBlock};
@@ -219,13 +219,13 @@ fn awaited(clean: Option<CleanBlock>) -> candle_core::Result<Option<CleanBlock>>
 fn hear(line: &Line, conditioning: &mut Conditioning, cascade: &mut Cascade) -> Result<(), Stop> {
     let starts = cascade.admits();
     let due = line.desk.due(starts)?;
-    let newest = due.as_ref().map(|due| due.prompt.id);
+    let newest = due.as_ref().map_or(PromptId::default(), |due| due.prompt.id);
     tell(due, starts, conditioning, cascade)?;
     let now_starts = cascade.admits();
     if now_starts == starts {
         return Ok(());
     }
-    match line.desk.due(now_starts)?.filter(|due| Some(due.prompt.id) > newest) {
+    match line.desk.due_after(newest, now_starts)?.filter(|due| due.prompt.id > newest) {
         None => Ok(()),
         due => tell(due, now_starts, conditioning, cascade),
     }

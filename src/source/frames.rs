@@ -336,33 +336,45 @@ impl BlockCascadeSrc {
     }
 
     /// A pause does not end the wait for a time, as of GStreamer 1.22, and what is made in one would be
-    /// lost in a flush. When it is over, base time is another one.
+    /// lost in a flush. When it is over, base time is another one, and so may the clock be.
     fn wait_due(&self, due: gst::ClockTime) -> Result<(), gst::FlowError> {
-        self.wait_until(due)?;
-        self.wait_playing()?;
-        if self.running_time() < due {
+        loop {
             self.wait_until(due)?;
             self.wait_playing()?;
+            if self.obj().current_running_time().is_none_or(|now| now >= due) {
+                return Ok(());
+            }
         }
-        Ok(())
     }
 
     fn wait_until(&self, due: gst::ClockTime) -> Result<(), gst::FlowError> {
-        let (clock, base) = (self.obj().clock(), self.obj().base_time());
-        let (Some(clock), Some(base)) = (clock, base) else { return Ok(()) };
-        let id = clock.new_single_shot_id(base + due);
-        {
+        let id = {
             let mut wait = lock(&self.wait);
             if wait.flushing {
                 return Err(gst::FlowError::Flushing);
             }
-            wait.id = Some(id.clone());
-        }
+            let (clock, base) = (self.obj().clock(), self.obj().base_time());
+            let (Some(clock), Some(base)) = (clock, base) else { return Ok(()) };
+            let id = clock.new_single_shot_id(base + due);
+            (wait.id, wait.is_anew) = (Some(id.clone()), false);
+            id
+        };
         let (result, _) = id.wait();
-        lock(&self.wait).id = None;
+        let mut wait = lock(&self.wait);
+        wait.id = None;
         match result {
-            Err(gst::ClockError::Unscheduled) => Err(gst::FlowError::Flushing),
+            Err(gst::ClockError::Unscheduled) if !wait.is_anew => Err(gst::FlowError::Flushing),
             _ => Ok(()),
+        }
+    }
+
+    /// Before it plays: with the clock and the base time that it has now, for a clock that was lost in the
+    /// pause would be waited for without end.
+    pub(super) fn wait_anew(&self) {
+        let mut wait = lock(&self.wait);
+        if let Some(id) = wait.id.take() {
+            wait.is_anew = true;
+            id.unschedule();
         }
     }
 

@@ -46,6 +46,8 @@ pub struct BlockCascadeSrc {
 pub struct ClockWait {
     pub(super) id: Option<gst::SingleShotClockId>,
     pub(super) flushing: bool,
+    /// What ended the last wait was no flush: it goes on, with another clock it may be.
+    pub(super) is_anew: bool,
 }
 
 #[glib::object_subclass]
@@ -132,6 +134,7 @@ impl ElementImpl for BlockCascadeSrc {
                 let is_live = lock(&self.settings).is_live;
                 self.obj().set_live(is_live);
             }
+            gst::StateChange::PausedToPlaying => self.wait_anew(),
             _ => {}
         }
         let success = self.parent_change_state(transition)?;
@@ -318,7 +321,7 @@ impl BaseSrcImpl for BlockCascadeSrc {
 
     fn unlock(&self) -> Result<(), gst::ErrorMessage> {
         let mut wait = lock(&self.wait);
-        wait.flushing = true;
+        (wait.flushing, wait.is_anew) = (true, false);
         if let Some(id) = wait.id.take() {
             id.unschedule();
         }
@@ -369,7 +372,9 @@ impl BlockCascadeSrc {
     fn note_flush(&self, event: &gst::Event) {
         let gst::EventView::FlushStop(flush) = event.view() else { return };
         if let Some(stream) = lock(&self.stream).as_mut() {
-            stream.flushed = Some(if flush.resets_time() { Flush::Reset } else { Flush::Keep });
+            // One that time was reset by may not have been followed by a frame.
+            let resets = flush.resets_time() || stream.flushed == Some(Flush::Reset);
+            stream.flushed = Some(if resets { Flush::Reset } else { Flush::Keep });
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use gstreamer as gst;
 use gstreamer::prelude::*;
 use gstreamer::subclass::prelude::*;
-use gstreamer_check::Harness;
+use gstreamer_check::{Harness, TestClock};
 
 use super::support::PATIENCE;
 use super::toy::{Behaviour, Toy};
@@ -71,6 +71,51 @@ fn a_flush_in_a_pause_loses_no_frame() {
     assert!(source.send_event(gst::event::FlushStop::new(false)));
     pipeline.set_state(gst::State::Playing).unwrap();
     assert_eq!(frames.recv_timeout(PATIENCE.into()), Ok(3));
+}
+
+/// As one of an audio device's is that was taken out: it stands still.
+#[test]
+fn a_clock_that_is_lost_is_not_waited_for() {
+    let toy = Toy::new(Behaviour::Work);
+    let source = format!("blockcascadesrc is-live=true {}", toy.model());
+    let (pipeline, frames) =
+        handed_on(&format!("{source} ! video/x-raw,framerate=8/1"), |buffer| {
+            field(buffer, "frame")
+        });
+    let line = pipeline.downcast_ref::<gst::Pipeline>().unwrap();
+    let clock = TestClock::new();
+    line.use_clock(Some(&clock));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    clock.wait_for_next_pending_id();
+    assert!(clock.crank());
+    assert_eq!(frames.recv_timeout(PATIENCE.into()), Ok(0));
+    clock.wait_for_next_pending_id(); // for the next one
+    pipeline.set_state(gst::State::Paused).unwrap();
+    line.use_clock(Some(&gst::SystemClock::obtain()));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    for frame in 1..4 {
+        assert_eq!(frames.recv_timeout(PATIENCE.into()), Ok(frame));
+    }
+}
+
+/// Time starts anew by the first one, though no frame comes between them.
+#[test]
+fn a_second_flush_does_not_take_the_first_one_back() {
+    let toy = Toy::new(Behaviour::Work);
+    let source = format!("blockcascadesrc name=src is-live=true {}", toy.model());
+    let (pipeline, times) = timed(&format!("{source} ! video/x-raw,framerate=16/1"));
+    pipeline.set_state(gst::State::Playing).unwrap();
+    while times.recv_timeout(PATIENCE.into()).unwrap() < 2 * gst::ClockTime::SECOND {}
+    pipeline.set_state(gst::State::Paused).unwrap();
+    let source = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("src").unwrap();
+    for resets in [true, false] {
+        assert!(source.send_event(gst::event::FlushStart::new()));
+        assert!(source.send_event(gst::event::FlushStop::new(resets)));
+    }
+    while times.try_recv().is_ok() {}
+    pipeline.set_state(gst::State::Playing).unwrap();
+    let first = times.recv_timeout(PATIENCE.into()).unwrap();
+    assert!(first < gst::ClockTime::SECOND, "{first}");
 }
 
 /// The clock goes on in a pause; the stream does not.
