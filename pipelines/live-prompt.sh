@@ -6,6 +6,7 @@
 
 build
 [ -n "${SINK:-}" ] || need autovideosink gstreamer1.0-plugins-good ximagesink gstreamer1.0-x
+listen
 echo "type prompts, one a line"
 # shellcheck disable=SC2086 # a line of words
 play blockcascadesrc name=src is-live=true underrun-policy=repeat model="${MODEL:-pocket}" \

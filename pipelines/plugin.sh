@@ -66,10 +66,12 @@ show() {
 on_air() {
     prompt=$(quoted "$1") buffers=$(frames "${2:-}")
     shift 2
+    listen
     echo "type prompts, one a line; Ctrl-C ends the stream"
     set -- fdsrc ! text/x-raw,format=utf8 ! src.prompt \
-        blockcascadesrc name=src is-live=true underrun-policy=repeat model="${MODEL:-pocket}" \
-        seed="${SEED:--1}" num-buffers="$buffers" prompt="$prompt" ! queue ! "$@"
+        blockcascadesrc name=src is-live=true startup-policy="${startup:-wait}" underrun-policy=repeat \
+        model="${MODEL:-pocket}" seed="${SEED:--1}" num-buffers="$buffers" \
+        prompt="$prompt" ! queue ! "$@"
     for word; do
         if [ "$word" = -- ]; then
             show blockcascade-relay "$@"
@@ -77,6 +79,13 @@ on_air() {
         fi
     done
     play "$@"
+}
+
+# listen: what nohup leaves where prompts would be typed cannot be read, which would be an error and not silence.
+listen() {
+    case $(readlink /proc/self/fd/0) in
+    /dev/null) exec </dev/null ;;
+    esac
 }
 
 # What an H.264 stream is encoded by, for files and for the air: there without delay, and whoever

@@ -14,7 +14,10 @@ rtmp://?*/?*/?* | rtmps://?*/?*/?*) ;;
 esac
 check_seconds "$seconds"
 check_encoder
-secret="location=$(quoted "$url")" shown="location=$(quoted "${url%/*}/KEY")"
+public=$(printf '%s' "${url%/*}/KEY" | sed 's|//[^/]*@|//|') # nor a name and password
+secret="location=$(quoted "$url")" shown="location=$(quoted "$public")"
+# shellcheck disable=SC2034 # on_air reads it
+startup=slate # servers hang up on who connects and sends nothing, while a model is loaded
 build
 need x264enc gstreamer1.0-plugins-ugly flvmux gstreamer1.0-plugins-good rtmp2sink gstreamer1.0-plugins-bad \
     voaacenc gstreamer1.0-plugins-bad audiotestsrc gstreamer1.0-plugins-base

@@ -16,7 +16,10 @@ check_port "$port"
 check_seconds "$seconds"
 check_encoder
 case $uri in
-*passphrase=*) secret=$(quoted "$uri") shown=$(quoted "${uri%%\?*}?...") key="?passphrase=..." ;;
+*\?*) secret=$(quoted "$uri") shown=$(quoted "${uri%%\?*}?...") ;; # a passphrase, or one in a streamid
+esac
+case $uri in
+*passphrase=*) key="?passphrase=..." ;;
 esac
 host=${uri#srt://} host=${host%%\?*} host=${host%:*}
 build

@@ -2,7 +2,7 @@
 
 use crate::files::check_streams;
 use crate::look::{Film, Place, RATE, place_in_pixels};
-use crate::script::{Running, script, turn, wait_until};
+use crate::script::{Running, redirected, script, turn, wait_until};
 use crate::server::{Server, free_tcp_port, free_udp_port};
 
 /// Seconds of a stream, and frames of it that must have come through to whoever joins late.
@@ -98,6 +98,15 @@ fn rtp_is_received_as_its_script_says() {
     for word in [&format!("m=video {port} RTP/AVP 96"), "bitrate=300 ", "speed-preset=superfast "] {
         assert!(rtp.said().contains(word), "{word}: {}", rtp.said());
     }
+}
+
+/// What nohup puts in a terminal's place can only be written.
+#[test]
+fn where_nothing_can_be_typed_it_goes_on() {
+    let _turn = turn();
+    let port = free_udp_port().to_string();
+    let rtp = script("rtp.sh", &["127.0.0.1", &port, Place::Sea.prompt(), "2"]);
+    Running::start(redirected(&rtp, "0>/dev/null")).succeeded();
 }
 
 #[test]
