@@ -18,6 +18,7 @@ use crate::message::{State, Wish};
 use crate::news::{Asker, News};
 use crate::options::Options;
 use crate::page::Site;
+use crate::warn;
 
 /// A slow encoder loses frames and holds up nothing; key frames come when someone joins, asks for one
 /// or changes the prompt, and no closer than the interval.
@@ -137,7 +138,7 @@ impl Air {
 
     /// For pages and the terminal.
     fn tell(&self, trouble: String) {
-        eprintln!("{trouble}");
+        warn(&trouble);
         self.inform(trouble);
     }
 

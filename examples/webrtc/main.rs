@@ -17,9 +17,9 @@
 //! have no time for; brings a signalling server of its own; and more than doubles what is compiled.
 //! Why VP8 and not H.264: every browser must decode it, profiles and licences need no thought, and its
 //! encoder is in the same package as the RTP elements.
-#![allow(clippy::print_stdout)] // an example speaks to its reader
 
 mod air;
+mod door;
 mod message;
 mod news;
 mod options;
@@ -29,6 +29,8 @@ mod session;
 mod token;
 mod viewer;
 
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -57,7 +59,7 @@ fn main() -> ExitCode {
     match ended {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            warn(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
@@ -109,11 +111,21 @@ fn start_gstreamer(options: &Options) -> anyhow::Result<Air> {
 }
 
 fn greet(address: SocketAddr, is_guarded: bool) {
-    println!("open http://{address}/");
+    say(format_args!("open http://{address}/"));
     if is_guarded {
-        println!("prompts need the token: type it there, or add #token=TOKEN to the address");
+        say("prompts need the token: type it there, or add #token=TOKEN to the address");
     }
-    println!("Ctrl-C ends it");
+    say("Ctrl-C ends it");
+}
+
+/// On standard output, whether anybody reads it or not.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// The same on standard error.
+fn warn(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// Ctrl-C, or a service's end.

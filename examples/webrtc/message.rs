@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub const LONGEST: usize = 32 << 10;
 /// Longest prompt, in characters.
 pub const LONGEST_PROMPT: usize = 1_000;
+/// Longest candidate, in bytes; browsers' have about a hundred.
+pub const LONGEST_CANDIDATE: usize = 512;
 /// Most blocks of a transition, as of the element's property.
 pub const MAX_BLOCKS: u32 = 1_024;
 
@@ -145,8 +147,15 @@ pub struct State {
 /// What a message says, or what is wrong with it.
 pub fn parse(text: &str) -> Result<Request, String> {
     let request = serde_json::from_str(text).map_err(|error| error.to_string())?;
-    if let Request::Prompt(wish) = &request {
-        check(wish)?;
+    match &request {
+        Request::Prompt(wish) => check(wish)?,
+        Request::Candidate { candidate } if candidate.len() > LONGEST_CANDIDATE => {
+            let got = candidate.len();
+            return Err(format!(
+                "got a candidate of {got} bytes, expected at most {LONGEST_CANDIDATE}"
+            ));
+        }
+        _ => {}
     }
     Ok(request)
 }
@@ -218,6 +227,14 @@ mod tests {
             let error = parse(&wish(text, blocks)).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn candidates_are_short() {
+        let candidate =
+            |length| format!(r#"{{"type":"candidate","candidate":"{}"}}"#, "a".repeat(length));
+        assert!(parse(&candidate(LONGEST_CANDIDATE)).is_ok());
+        assert!(parse(&candidate(LONGEST_CANDIDATE + 1)).unwrap_err().contains("at most 512"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::air::Air;
+use crate::door::{Door, PLACES, SILENCE};
 use crate::message::LONGEST;
 use crate::token::Token;
 use crate::{origin, session};
@@ -82,7 +83,8 @@ pub async fn serve(
     site: Arc<Site>,
     ending: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(site)).with_graceful_shutdown(ending).await
+    let door = Door::new(listener, PLACES, SILENCE);
+    axum::serve(door, router(site)).with_graceful_shutdown(ending).await
 }
 
 fn router(site: Arc<Site>) -> Router {

@@ -26,6 +26,8 @@ const BEHIND: usize = 64;
 /// A wrong token is answered late, and not often.
 const WRONG_TOKEN: Duration = Duration::from_secs(1);
 const WRONG_TOKENS: u32 = 3;
+/// Candidates of one page: before an answer, they are kept.
+const CANDIDATES: u32 = 64;
 
 /// What a page may do how often, and how often at once.
 const MESSAGES: Quota = Quota::per_second(nonzero!(20u32)).allow_burst(nonzero!(100u32));
@@ -72,6 +74,7 @@ struct Session {
     /// Whether it may change what is shown.
     is_trusted: bool,
     wrong_tokens: u32,
+    candidates: u32,
     messages: DefaultDirectRateLimiter,
     prompts: DefaultDirectRateLimiter,
     restarts: DefaultDirectRateLimiter,
@@ -92,6 +95,7 @@ impl Session {
             heard: Instant::now(),
             is_trusted: !site.is_guarded(),
             wrong_tokens: 0,
+            candidates: 0,
             messages: RateLimiter::direct(MESSAGES),
             prompts: RateLimiter::direct(PROMPTS),
             restarts: RateLimiter::direct(RESTARTS),
@@ -200,11 +204,20 @@ impl Session {
             Request::Answer { sdp } => {
                 return Ok(self.viewer.answer(&sdp).err().map(|reason| refused(None, reason)));
             }
-            Request::Candidate { candidate } => self.viewer.candidate(&candidate),
+            Request::Candidate { candidate } => self.reach(&candidate)?,
             Request::Prompt(wish) => return Ok(Some(self.ask(&wish))),
             Request::Restart { seed } => return Ok(self.restart(seed)),
         }
         Ok(None)
+    }
+
+    fn reach(&mut self, candidate: &str) -> Result<(), End> {
+        self.candidates += 1;
+        if self.candidates > CANDIDATES {
+            return Err(End(close_code::POLICY, "too many candidates".into()));
+        }
+        self.viewer.candidate(candidate);
+        Ok(())
     }
 
     async fn check(&mut self, token: &str) -> Result<Reply, End> {

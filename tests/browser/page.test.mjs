@@ -259,20 +259,18 @@ test("messages out of bounds end the session, not the program", async (context) 
   assert.match(await said('{"type":"answer","sdp":"nonsense"}'), /^refused/);
   assert.match(await said('{"type":"prompt","id":1,"text":"a","policy":"now","blocks":0,"method":"linear"}'), /^refused.*in-flight/);
   assert.match(await said("x".repeat(40_000)), /^closed/);
-  assert.match(await said(200), /^closed 1008 too many messages/);
+  assert.match(await said([200, '{"type":"token","token":"any"}']), /^closed 1008 too many messages/);
+  assert.match(await said([65, '{"type":"candidate","candidate":"nonsense"}']), /^closed 1008 too many candidates/);
   await viewer.moves();
   await viewer.close();
 });
 
-/** The answer to a message, or to so many of them. */
+/** The answer to a message, or to [how many, of which]. */
 function send(message) {
   return new Promise((resolve) => {
     const socket = new WebSocket(`ws://${location.host}/session`);
-    const candidate = '{"type":"candidate","candidate":"nonsense"}';
-    socket.onopen = () => {
-      const all = typeof message === "number" ? Array(message).fill(candidate) : [message];
-      all.forEach((message) => socket.send(message));
-    };
+    const [count, text] = typeof message === "string" ? [1, message] : message;
+    socket.onopen = () => Array(count).fill(text).forEach((message) => socket.send(message));
     socket.onclose = ({ code, reason }) => resolve(`closed ${code} ${reason}`);
     socket.onmessage = ({ data }) => {
       const said = JSON.parse(data);
