@@ -6,6 +6,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 committed=benches/instructions.txt
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
 
 once=$(CARGO_TERM_COLOR=never cargo bench --no-run --bench once 2>&1 | sed -n 's/.*Executable.*(\(.*\))$/\1/p')
 [ -x "$once" ] || {
@@ -24,11 +26,16 @@ count() {
 }
 
 # Twice the work more, so that what comes before it does not count.
+difference() {
+    thrice=$(count "$1" 3) && single=$(count "$1" 1) && echo "$1 $(((thrice - single) / 2))"
+}
+
 counts() {
     for workload in linear attention conv3d_step dit_first dit_steady vae_decode taehv_decode; do
-        thrice=$(count $workload 3) && single=$(count $workload 1) || return 1
-        echo "$workload $(((thrice - single) / 2))"
+        difference $workload >"$scratch/$workload" &
     done
+    wait
+    cat "$scratch"/*
 }
 
 if [ "${1:-}" = --write ]; then
