@@ -46,7 +46,7 @@ pub struct BlockCascadeSrc {
 pub struct ClockWait {
     pub(super) id: Option<gst::SingleShotClockId>,
     pub(super) flushing: bool,
-    /// What ended the last wait was no flush: it goes on, with another clock it may be.
+    /// What ended the last wait was no flush: it begins again, with another clock it may be.
     pub(super) is_anew: bool,
 }
 

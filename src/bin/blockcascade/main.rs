@@ -11,7 +11,7 @@ mod networks;
 mod plan;
 mod preset;
 mod roles;
-#[path = "../common/signals.rs"]
+#[path = "../relay/signals.rs"]
 mod signals;
 mod view;
 

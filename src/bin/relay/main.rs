@@ -3,7 +3,6 @@
 mod connection;
 mod maker;
 mod sender;
-#[path = "../common/signals.rs"]
 mod signals;
 mod valve;
 
@@ -26,7 +25,8 @@ const HELP: &str = "
 MAKE and SEND are pipelines as gst-launch-1.0 takes them. MAKE runs once. Each of its appsinks feeds the
 appsrc of SEND that has its name, with an encoded stream. When SEND fails, because a server went away, it
 is started again and goes on at a key frame, with times that start anew; MAKE never waits for it, and what
-it makes meanwhile is dropped. One stream at least is video. A SEND that has never worked is an error. Ctrl-C ends both.
+it makes meanwhile is dropped. One stream at least is video. A SEND that has never worked is an error.
+Ctrl-C ends both.
 
 blockcascade-relay blockcascadesrc is-live=true ! x264enc tune=zerolatency ! h264parse ! appsink name=video \\
     -- appsrc name=video ! flvmux streamable=true ! rtmp2sink location=rtmp://HOST/APP/KEY";
