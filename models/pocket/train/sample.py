@@ -7,6 +7,7 @@ One row a prompt, every third frame of four blocks; sequential, four steps, as t
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,18 @@ def decode(run: Path, latents: Tensor) -> np.ndarray:
     return ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 4, 1).numpy()
 
 
+def draw(run: Path, stage: str, blocks: int = 4, seed: int = 0, prompts: Sequence[str] = PROMPTS) -> Image.Image:
+    """A row for each prompt."""
+    model = Transformer(Config()).eval()
+    model.load_state_dict(torch.load(run / f"dit_{stage}.pt", map_location="cpu")["average"])
+    embedding, lengths = TextEncoder(run / "text").encode(list(prompts))
+    text = Text(embedding.float()[:, None], lengths[:, None])
+    size = SIZES["_small" if stage == "small" else ""]
+    frames = decode(run, sample(model, text, size, blocks, seed))
+    rows = [np.concatenate(list(clip[::3]), axis=1) for clip in frames]
+    return Image.fromarray(np.concatenate(rows))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True)
@@ -82,14 +95,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prompts", nargs="*", default=PROMPTS)
     args = parser.parse_args()
-    model = Transformer(Config()).eval()
-    model.load_state_dict(torch.load(args.run / f"dit_{args.stage}.pt", map_location="cpu")["average"])
-    embedding, lengths = TextEncoder(args.run / "text").encode(list(args.prompts))
-    text = Text(embedding.float()[:, None], lengths[:, None])
-    size = SIZES["_small" if args.stage == "small" else ""]
-    frames = decode(args.run, sample(model, text, size, args.blocks, args.seed))
-    rows = [np.concatenate(list(clip[::3]), axis=1) for clip in frames]
-    Image.fromarray(np.concatenate(rows)).save(args.out)
+    draw(args.run, args.stage, args.blocks, args.seed, args.prompts).save(args.out)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from torch import Tensor
 
-from . import schedule
+from . import curves, sample, schedule
 from .attributes import VALUES
 from .clips import BLOCKS
 from .data import Batch, Data
@@ -285,6 +285,7 @@ def train(args: argparse.Namespace) -> None:
     learner.seconds = budget
     if rank == 0:
         learner.save(path)
+        sample.draw(args.run, args.stage).save(path.with_suffix(".png"))
 
 
 def start_together() -> int:
@@ -321,8 +322,10 @@ def report(args: argparse.Namespace, learner: Learner, seconds: float) -> None:
     line |= {name: round(sum(values) / len(values), 4) for name, values in learner.recent.items()}
     learner.recent.clear()
     print(json.dumps(line), flush=True)
-    with (args.run / "dit.jsonl").open("a") as log:
-        log.write(json.dumps(line) + "\n")
+    log = args.run / "dit.jsonl"
+    with log.open("a") as lines:
+        lines.write(json.dumps(line) + "\n")
+    curves.draw(log).save(args.run / "losses.png")
 
 
 def main() -> None:
