@@ -217,6 +217,9 @@ impl BaseSrcImpl for BlockCascadeSrc {
         }
         let answers = stream.close();
         self.post_answers(&answers, &[]);
+        if stream.current_prompt.is_some() {
+            self.obj().notify("current-prompt"); // nothing is shown any more
+        }
         Ok(())
     }
 

@@ -48,6 +48,21 @@ fn is_told_everybody(asks_for_key_frame: bool) {
 }
 
 #[test]
+fn the_end_of_a_stream_is_told_of_as_its_prompts_are() {
+    let (element, mut harness) = playing("seed=0 prompt=\"a red ball\"");
+    harness.pull().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let seen = told.clone();
+    element.connect_notify(Some("current-prompt"), move |element, _| {
+        seen.lock().unwrap().push(element.property::<Option<String>>("current-prompt"));
+    });
+    for _ in 0..2 {
+        element.set_state(gst::State::Ready).unwrap();
+        assert_eq!(*told.lock().unwrap(), [None]);
+    }
+}
+
+#[test]
 fn prompts_come_by_signal_and_event_and_name_their_time() {
     let (element, mut harness) = playing("seed=0 prompt-policy=next-block");
     let options = gst::Structure::builder("options")
