@@ -19,10 +19,11 @@ from typing import Iterator
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from . import curves
 from .clips import HEIGHT, WIDTH, Clip, stored
 from .muon import Muon
 from .world import World
@@ -479,7 +480,7 @@ def look(training: Training, frames: Tensor) -> float:
     print(f"step {training.step}  {training.seconds:.0f} s  PSNR {psnr:.2f} dB", flush=True)
     rows = [torch.cat([frames[i, -1], made[i, -1]], dim=1) for i in range(min(6, len(frames)))]
     Image.fromarray(torch.cat(rows).numpy()).save(training.out / "pairs.png")
-    draw_losses(training.losses).save(training.out / "losses.png")
+    curves.panel("loss", training.losses, curves.across(len(training.losses))).save(training.out / "losses.png")
     return psnr
 
 
@@ -497,17 +498,6 @@ def reconstruct(model: AutoEncoder, frames: Tensor, device: str) -> Tensor:
         made, _ = model(to_pixels(clip[None], device), noise=0.0)
         clips.append((made.clamp(-1, 1) * 127.5 + 127.5).round().byte()[0].permute(1, 2, 3, 0))
     return torch.stack(clips).cpu()
-
-
-def draw_losses(losses: list[float], size: tuple[int, int] = (640, 320)) -> Image.Image:
-    """The curve on a logarithmic scale, one point a column."""
-    picture = Image.new("RGB", size, "white")
-    parts = np.array_split(np.log(losses), min(len(losses), size[0]))
-    heights = np.array([part.mean() for part in parts])
-    heights = (heights.max() - heights) / max(np.ptp(heights), 1e-6) * (size[1] - 1)
-    columns = np.linspace(0, size[0] - 1, len(heights))
-    ImageDraw.Draw(picture).line(list(zip(columns, heights)), fill="black")
-    return picture
 
 
 # --- Results -----------------------------------------------------------------------------------

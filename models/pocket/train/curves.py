@@ -8,6 +8,7 @@ their mean over an eighth of all. On a logarithmic scale; a line down the panel 
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,25 +22,31 @@ INK, TOLD, EDGE = "black", "darkgray", "lightgray"
 def draw(log: Path) -> Image.Image:
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     names = sorted({name for line in lines for name in line} - set(OTHER))
+    columns = across(len(lines))
+    begun = [c for c, before, after in zip(columns[1:], lines, lines[1:]) if before["stage"] != after["stage"]]
     picture = Image.new("RGB", (WIDTH, HEIGHT * len(names)), "white")
     for number, name in enumerate(names):
-        picture.paste(panel(lines, name), (0, HEIGHT * number))
+        told = [index for index, line in enumerate(lines) if name in line]
+        losses = [lines[index][name] for index in told]
+        picture.paste(panel(name, losses, columns[told], begun), (0, HEIGHT * number))
     return picture
 
 
-def panel(lines: list[dict], name: str) -> Image.Image:
-    """One loss, its name, and what it was at first and is at last, in the mean."""
+def across(count: int) -> np.ndarray:
+    """Columns of so many values, from one margin to the other."""
+    return np.linspace(MARGIN, WIDTH - MARGIN, max(count, 2))[:count]
+
+
+def panel(name: str, losses: Sequence[float], columns: np.ndarray, begun: Sequence[float] = ()) -> Image.Image:
+    """One loss, its name, and what it was at first and is at last, in the mean; lines stand at the columns `begun`."""
     picture = Image.new("RGB", (WIDTH, HEIGHT), "white")
     pen = ImageDraw.Draw(picture)
-    columns = np.linspace(MARGIN, WIDTH - MARGIN, max(len(lines), 2))
-    for column, before, after in zip(columns[1:], lines, lines[1:]):
-        if before["stage"] != after["stage"]:
-            pen.line([(column, 0), (column, HEIGHT)], fill=EDGE)
-    told = [index for index, line in enumerate(lines) if name in line]
-    losses = np.array([lines[index][name] for index in told])
+    for column in begun:
+        pen.line([(column, 0), (column, HEIGHT)], fill=EDGE)
+    losses = np.array(losses)
     means = smooth(losses)
     for values, colour in ((losses, TOLD), (means, INK)):
-        pen.line(list(zip(columns[told], heights(values, losses))), fill=colour)
+        pen.line(list(zip(columns, heights(values, losses))), fill=colour)
     pen.text((MARGIN, 2), f"{name}: {means[0]:.3f} to {means[-1]:.3f}", fill=INK)
     pen.line([(0, HEIGHT - 1), (WIDTH, HEIGHT - 1)], fill=EDGE)
     return picture
