@@ -1,4 +1,4 @@
-"""Draws the losses of the transformer's training, as far as it has come: a panel for each of what it learns.
+"""Draws how losses fall; of the transformer's training a panel for each of what it learns, as far as it has come.
 
     python -m train.curves --run RUN --out losses.png
 
