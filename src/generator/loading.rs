@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::Builder;
 
@@ -25,6 +25,8 @@ pub struct Loading {
     networks: Arc<Networks>,
     /// Whoever waits on this hold is turned away. Raised under the lock of `networks`.
     woken: AtomicBool,
+    /// How often it was: who waits may look only when that was taken back.
+    wakes: AtomicU64,
 }
 
 /// Everything that anybody in this process holds, or held.
@@ -119,11 +121,14 @@ impl Loading {
 
     /// Waits for the networks. [`Error::Cancelled`] after [`wake`](Self::wake).
     pub fn wait(&self) -> Result<Parts, Arc<Error>> {
-        let waits = |state: &mut State| !state.is_told && !self.is_woken();
-        let state = self.networks.changed.wait_while(self.networks.lock(), waits);
+        let state = self.networks.lock();
+        let before = self.wakes.load(Ordering::SeqCst);
+        let is_woken =
+            || self.woken.load(Ordering::SeqCst) || self.wakes.load(Ordering::SeqCst) != before;
+        let state = self.networks.changed.wait_while(state, |state| !state.is_told && !is_woken());
         let state = state.unwrap_or_else(PoisonError::into_inner);
         let cancelled = || Err(Arc::new(Error::Cancelled));
-        if self.is_woken() { cancelled() } else { state.result.clone().unwrap_or_else(cancelled) }
+        if is_woken() { cancelled() } else { state.result.clone().unwrap_or_else(cancelled) }
     }
 
     /// Whether it is known how loading ended.
@@ -135,6 +140,7 @@ impl Loading {
     pub fn wake(&self) {
         let _state = self.networks.lock();
         self.woken.store(true, Ordering::SeqCst);
+        self.wakes.fetch_add(1, Ordering::SeqCst);
         self.networks.changed.notify_all();
     }
 
@@ -142,15 +148,11 @@ impl Loading {
     pub fn resume(&self) {
         self.woken.store(false, Ordering::SeqCst);
     }
-
-    fn is_woken(&self) -> bool {
-        self.woken.load(Ordering::SeqCst)
-    }
 }
 
 impl From<Arc<Networks>> for Loading {
     fn from(networks: Arc<Networks>) -> Self {
-        Self { networks, woken: AtomicBool::new(false) }
+        Self { networks, woken: AtomicBool::new(false), wakes: AtomicU64::new(0) }
     }
 }
 
@@ -380,6 +382,21 @@ mod tests {
         assert!(matches!(*holds[0].wait().unwrap_err(), Error::Cancelled));
         holds[0].resume();
         assert!(holds[0].wait().is_ok());
+    }
+
+    #[test]
+    fn who_waits_hears_of_a_wake_that_is_taken_back_at_once() {
+        let hold = Loading::from(Arc::new(Networks::new(Key::of(&config(7)))));
+        thread::scope(|scope| {
+            let waiting = scope.spawn(|| hold.wait());
+            thread::sleep(Duration::from_millis(20));
+            hold.wake();
+            hold.resume();
+            thread::sleep(Duration::from_millis(20));
+            hold.networks.fill(Err(Arc::new(Error::MissingFeature("waited on")))); // what it would wait for else
+            let error = waiting.join().unwrap().unwrap_err();
+            assert!(matches!(*error, Error::Cancelled), "{error}");
+        });
     }
 
     #[test]

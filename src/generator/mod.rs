@@ -248,7 +248,8 @@ impl Controls {
     }
 
     /// Lets no block from this one on start until they are let go: prompts for them are still to
-    /// come. `None`, as at first, lets all of them go.
+    /// come. `None`, as at first, lets all of them go. Blocks in flight before it wait as well, for a tick is made of
+    /// all of them: what is not known is held back as many blocks earlier as there are in flight, less one.
     pub fn hold(&self, block: Option<u64>) {
         self.line.desk.hold(block);
     }

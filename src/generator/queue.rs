@@ -20,11 +20,13 @@ struct State<T> {
     ended: bool,
     closed: bool,
     cancelled: bool,
+    /// How often it was: a reader that waits may wake after that was taken back.
+    cancels: u64,
 }
 
 impl<T> Default for State<T> {
     fn default() -> Self {
-        Self { items: VecDeque::new(), ended: false, closed: false, cancelled: false }
+        Self { items: VecDeque::new(), ended: false, closed: false, cancelled: false, cancels: 0 }
     }
 }
 
@@ -62,9 +64,14 @@ impl<T> Queue<T> {
     }
 
     pub(super) fn pop(&self) -> Popped<T> {
-        let mut state =
-            self.wait_while(|s| s.items.is_empty() && !s.ended && !s.closed && !s.cancelled);
-        if state.cancelled {
+        let state = self.lock();
+        let before = state.cancels;
+        let is_turned_away = |s: &State<T>| s.cancelled || s.cancels != before;
+        let waits =
+            |s: &mut State<T>| s.items.is_empty() && !s.ended && !s.closed && !is_turned_away(s);
+        let state = self.changed.wait_while(state, waits);
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        if is_turned_away(&state) {
             return Popped::Cancelled;
         }
         let item = state.items.pop_front();
@@ -102,12 +109,18 @@ impl<T> Queue<T> {
 
     /// Empty and open, for another stream; its reader is as cancelled as it was.
     pub(super) fn reset(&self) {
-        self.change(|state| *state = State { cancelled: state.cancelled, ..State::default() });
+        self.change(|state| {
+            let State { cancelled, cancels, .. } = *state;
+            *state = State { cancelled, cancels, ..State::default() };
+        });
     }
 
     /// Turns the reader away, or lets it in again.
     pub(super) fn cancel(&self, cancelled: bool) {
-        self.change(|state| state.cancelled = cancelled);
+        self.change(|state| {
+            state.cancelled = cancelled;
+            state.cancels += u64::from(cancelled);
+        });
     }
 
     fn change(&self, change: impl FnOnce(&mut State<T>)) {
@@ -159,6 +172,21 @@ mod tests {
             queue.push(1).unwrap();
             assert_eq!(queue.pop(), Popped::Cancelled);
             queue.cancel(false);
+            assert_eq!(queue.pop(), Popped::Item(1));
+        });
+    }
+
+    #[test]
+    fn a_waiting_reader_hears_of_a_cancel_that_is_taken_back_at_once() {
+        let queue = Queue::new(2);
+        thread::scope(|scope| {
+            let reader = scope.spawn(|| queue.pop());
+            thread::sleep(MOMENT);
+            queue.cancel(true);
+            queue.cancel(false);
+            thread::sleep(MOMENT);
+            queue.push(1).unwrap(); // what it would wait for else
+            assert_eq!(reader.join().unwrap(), Popped::Cancelled);
             assert_eq!(queue.pop(), Popped::Item(1));
         });
     }

@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Error as Cause};
 
 use super::config::GeneratorConfig;
 use super::error::{Error, Result};
-use crate::cascade::{HistoryPolicy, Timetable};
+use crate::cascade::{HistoryPolicy, PromptPolicy, SinkPosition, Timetable};
 use crate::checkpoint::Preset;
 use crate::device::{self, DeviceSpec};
 use crate::model::VideoSpec;
@@ -37,8 +37,12 @@ pub(super) fn history(
     let of_frame =
         2 * spec.layers * spec.heads * spec.head_dim * tokens(size.width) * tokens(size.height);
     let share = |(device, name): (&Device, DeviceSpec)| {
-        let blocks = (sink + window) * histories_of(config, name) + config.cascade_width;
-        let numbers = blocks * frames_per_block * of_frame;
+        let kept = (sink + window) * histories_of(config, name);
+        // All of a recache is there before what it replaces goes.
+        let is_recached = config.change.policy == PromptPolicy::Recache;
+        let blocks = if is_recached { 2 * kept } else { kept } + config.cascade_width;
+        let numbers =
+            (blocks * of_frame + moved_sinks(config, name) * of_frame / 2) * frames_per_block;
         Share { device: device.clone(), numbers, dtype: config.dtype_on(device) }
     };
     devices.iter().zip(config.devices.distinct()).map(share).collect()
@@ -56,6 +60,17 @@ fn histories_of(config: &GeneratorConfig, device: DeviceSpec) -> usize {
         HistoryPolicy::StageMatched => {
             let worker = |&step: &usize| timetable.worker_of(step, devices.len());
             (0..steps).filter(|step| devices.get(worker(step)) == Some(&device)).count()
+        }
+    }
+}
+
+/// Blocks of a sink whose keys, not their values, workers of a device have again, where they are seen from the window.
+fn moved_sinks(config: &GeneratorConfig, device: DeviceSpec) -> usize {
+    match config.sink_position {
+        SinkPosition::Absolute => 0,
+        SinkPosition::Rebased => {
+            config.model.preset.sink
+                * config.devices.iter().filter(|&&other| other == device).count()
         }
     }
 }
@@ -195,6 +210,22 @@ mod tests {
         assert_eq!(blocks(StageMatched, 4, "cpu"), [4 * 2 + 4]);
         assert_eq!(blocks(StageMatched, 4, "cpu,cuda:0"), [2 * 2 + 4; 2]);
         assert_eq!(blocks(StageMatched, 4, "cpu,cuda:0,cuda:0,cuda:0"), [2 + 4, 3 * 2 + 4]);
+    }
+
+    #[test]
+    fn what_a_recache_and_a_sink_take_besides_is_counted() {
+        let mut config = GeneratorConfig::new(Manifest::named("pocket").unwrap());
+        let spec = dit_config(config.model.architecture).spec().unwrap();
+        let half_blocks = |config: &GeneratorConfig| {
+            history(config, &spec, &[Device::Cpu])[0].numbers / (6 * 128 * 3 * 84)
+        };
+        assert_eq!(half_blocks(&config), 2 * (2 + 1));
+        config.change.policy = PromptPolicy::Recache;
+        assert_eq!(half_blocks(&config), 2 * (2 + 2 + 1));
+        config.model.preset.sink = 1;
+        assert_eq!(half_blocks(&config), 2 * (3 + 3 + 1) + 1);
+        config.sink_position = SinkPosition::Absolute;
+        assert_eq!(half_blocks(&config), 2 * (3 + 3 + 1));
     }
 
     #[test]

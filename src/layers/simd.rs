@@ -2,7 +2,7 @@
 //!
 //! Mostly plain loops that the compiler vectorises; `pulp` picks the widest set that the machine has.
 
-use candle_core::{DType, Result, Storage, Tensor, WithDType, bail};
+use candle_core::{DType, Layout, Result, Storage, Tensor, WithDType, bail};
 use half::bf16;
 use pulp::{Arch, Scalar128b, Simd, WithSimd};
 use rayon::prelude::*;
@@ -177,9 +177,24 @@ pub fn is_host(x: &Tensor, dtype: DType) -> bool {
 pub fn with_slice<T: WithDType, R>(xs: &Tensor, f: impl FnOnce(&[T]) -> Result<R>) -> Result<R> {
     let xs = xs.contiguous()?;
     let (storage, layout) = xs.storage_and_layout();
-    match (&*storage, layout.contiguous_offsets()) {
-        (Storage::Cpu(storage), Some((start, end))) => f(&storage.as_slice::<T>()?[start..end]),
-        _ => bail!("expected a tensor on the cpu, got {:?}", xs.device().location()),
+    f(numbers(&storage, layout)?)
+}
+
+/// The same of many tensors, all at once.
+pub fn with_slices<T: WithDType, R>(
+    xs: &[Tensor],
+    f: impl FnOnce(&[&[T]]) -> Result<R>,
+) -> Result<R> {
+    let xs = xs.iter().map(Tensor::contiguous).collect::<Result<Vec<_>>>()?;
+    let held: Vec<_> = xs.iter().map(Tensor::storage_and_layout).collect();
+    let slices = held.iter().map(|(storage, layout)| numbers(storage, layout));
+    f(&slices.collect::<Result<Vec<_>>>()?)
+}
+
+fn numbers<'a, T: WithDType>(storage: &'a Storage, layout: &Layout) -> Result<&'a [T]> {
+    match (storage, layout.contiguous_offsets()) {
+        (Storage::Cpu(storage), Some((start, end))) => Ok(&storage.as_slice()?[start..end]),
+        _ => bail!("expected numbers in the host's memory, row-major, got {layout:?}"),
     }
 }
 

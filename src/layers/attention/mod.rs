@@ -237,6 +237,16 @@ mod tests {
     }
 
     #[test]
+    fn pieces_may_be_as_many_as_tokens() {
+        let (q, kv) = (normal(0, &[1, 2, 1, 8]), keys(1, &[8192], 1, 8).remove(0));
+        let piece = |t: &Tensor, at| t.narrow(1, at, 1).unwrap();
+        let pieces: Vec<_> =
+            (0..8192).map(|at| Kv { k: piece(&kv.k, at), v: piece(&kv.v, at) }).collect();
+        let whole = attend(&q, &[kv], 1).unwrap();
+        assert!(difference(&whole, &attend(&q, &pieces, 1).unwrap()) < 1e-5);
+    }
+
+    #[test]
     fn a_last_key_of_count_n_is_n_equal_keys() {
         let q = normal(0, &[1, 9, 2, 8]);
         let kv = keys(1, &[5], 2, 8).remove(0);

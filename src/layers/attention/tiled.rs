@@ -14,7 +14,7 @@ use super::Kv;
 use super::products::{Dots, Products, Rows, Wide};
 use crate::layers::dots::{self, WIDTH};
 use crate::layers::real::Real;
-use crate::layers::simd::{dispatch, exp, is_host, with_slice};
+use crate::layers::simd::{dispatch, exp, is_host, with_slice, with_slices};
 
 /// Queries of a task at most, and keys of a tile: the more queries, the fewer times keys are
 /// brought into gemm's order; scores of a tile still fit a core's second-level cache.
@@ -72,14 +72,10 @@ impl Partial {
         keys: &[Kv],
         last_count: usize,
     ) -> Result<()> {
-        let keys = keys
-            .iter()
-            .filter(|kv| kv.k.dims()[1] > 0)
-            .map(|kv| Ok(Kv { k: kv.k.contiguous()?, v: kv.v.contiguous()? }))
-            .collect::<Result<Vec<_>>>()?;
+        let keys: Vec<_> = keys.iter().filter(|kv| kv.k.dims()[1] > 0).collect();
         let (sizes, q, last_bias) = (self.sizes, self.q.clone(), (last_count as f32).ln());
         with_slice(&q, |q| {
-            with_pieces(&keys, &[], &mut |keys| sizes.run::<T, P>(q, keys, last_bias, self.tasks()))
+            with_pieces(&keys, |keys| sizes.run::<T, P>(q, keys, last_bias, self.tasks()))
         })
     }
 
@@ -133,19 +129,13 @@ struct Piece<'a, T> {
     v: &'a [T],
 }
 
-/// Borrows every piece's storage, one inside the other, then calls `f` with all of them.
-fn with_pieces<T: Real>(
-    keys: &[Kv],
-    held: &[Piece<'_, T>],
-    f: &mut dyn FnMut(&[Piece<'_, T>]) -> Result<()>,
-) -> Result<()> {
-    let Some((Kv { k, v }, rest)) = keys.split_first() else { return f(held) };
-    let tokens = k.dim(1)?;
-    with_slice(k, |k| {
-        with_slice(v, |v| {
-            let held: Vec<_> = held.iter().copied().chain([Piece { tokens, k, v }]).collect();
-            with_pieces(rest, &held, f)
-        })
+/// Lends the storage of all pieces to `f`.
+fn with_pieces<T: Real>(keys: &[&Kv], f: impl FnOnce(&[Piece<'_, T>]) -> Result<()>) -> Result<()> {
+    let tensors: Vec<_> = keys.iter().flat_map(|kv| [kv.k.clone(), kv.v.clone()]).collect();
+    with_slices(&tensors, |slices| {
+        let tokens = keys.iter().map(|kv| kv.k.dims()[1]);
+        let pairs = slices.as_chunks::<2>().0.iter().zip(tokens);
+        f(&pairs.map(|(&[k, v], tokens)| Piece { tokens, k, v }).collect::<Vec<_>>())
     })
 }
 
