@@ -13,7 +13,7 @@ use super::pace::Pace;
 use super::settings::{StartupPolicy, UnderrunPolicy};
 use super::stream::{Counters, Flush, LoadState};
 use super::{FRAME_META, picture, slate};
-use crate::generator::{Frame, Generator};
+use crate::generator::{Error, Frame, Generator};
 
 /// The streaming thread's own.
 #[derive(Debug, Default)]
@@ -22,6 +22,8 @@ pub struct Work {
     /// A frame that a flush kept from leaving.
     pending: Option<Frame>,
     last: Option<Frame>,
+    /// Why no further frame comes.
+    failure: Option<Error>,
     /// Number of the next buffer: the frame's, plus those of buffers that are no new frames.
     pub(super) number: u64,
     discont: bool,
@@ -90,6 +92,9 @@ impl BlockCascadeSrc {
 
     /// A flush loses no frame, but the next one may have another time.
     fn go_on_after_flush(&self, work: &mut Work) {
+        if lock(&self.wait).flushing {
+            return; // this frame is not to leave, and may have another time than the next one
+        }
         let (is_live, now) = (self.obj().is_live(), self.running_time());
         let mut stream = lock(&self.stream);
         let Some(stream) = stream.as_mut() else { return };
@@ -124,9 +129,16 @@ impl BlockCascadeSrc {
         if let Some(frame) = work.pending.take() {
             return Ok(frame);
         }
+        if let Some(error) = &work.failure {
+            return Err(self.fail(error)); // a flush does not mend it
+        }
         match self.generator(work)?.next_frame() {
             Ok(frame) => frame.ok_or(gst::FlowError::Eos),
-            Err(error) => Err(self.fail(&error)),
+            Err(error) => {
+                let flow = self.fail(&error);
+                work.failure = Some(error).filter(|error| !matches!(error, Error::Cancelled));
+                Err(flow)
+            }
         }
     }
 
@@ -206,7 +218,7 @@ impl BlockCascadeSrc {
             self.push_gap(work);
         }
         let frame = self.next_frame(work)?;
-        match self.wait_playing().and_then(|()| self.wait_due(self.due(work))) {
+        match self.wait_playing().and_then(|()| self.wait_due(work)) {
             Ok(()) => Ok(Picture::New(frame)),
             Err(flushing) => {
                 work.pending = Some(frame);
@@ -246,8 +258,7 @@ impl BlockCascadeSrc {
     /// What stands for frames that are still to come.
     fn slate(&self, work: &mut Work) -> Result<Frame, gst::FlowError> {
         self.wait_playing()?;
-        let due = self.due(work);
-        self.wait_due(due)?;
+        self.wait_due(work)?;
         let (size, load_state) = {
             let mut stream = lock(&self.stream);
             let stream = stream.as_mut().ok_or(gst::FlowError::Flushing)?;
@@ -264,7 +275,7 @@ impl BlockCascadeSrc {
     /// The last frame, when another one was due.
     fn again(&self, work: &mut Work, last: Frame) -> Result<Picture, gst::FlowError> {
         let due = self.pace().time(work.number);
-        if let Err(flushing) = self.wait_due(due) {
+        if let Err(flushing) = self.wait_for(work, due) {
             work.last = Some(last);
             return Err(flushing);
         }
@@ -290,6 +301,9 @@ impl BlockCascadeSrc {
         let now = self.running_time();
         let pace = self.pace();
         let due = pace.time(work.number);
+        if work.number > 0 && self.has_turned_back(work, now) {
+            return self.anchor_anew(work, now);
+        }
         if work.number > 0 && now <= due + pace.duration(work.number) {
             work.is_late = false;
             return due;
@@ -298,6 +312,11 @@ impl BlockCascadeSrc {
             self.tell_underrun(work, UnderrunPolicy::Resync);
             work.discont = true;
         }
+        self.anchor(work, now)
+    }
+
+    /// The coming number is due now, and what follows is counted from it.
+    fn anchor(&self, work: &Work, now: gst::ClockTime) -> gst::ClockTime {
         if let Some(stream) = lock(&self.stream).as_mut() {
             stream.pace.anchor(work.number, now);
         }
@@ -335,14 +354,37 @@ impl BlockCascadeSrc {
         work.discont = true;
     }
 
+    /// Whether running time went back, as where a pipeline starts its time anew without a flush of this element: by
+    /// itself, a number is due at most a frame's duration from now.
+    fn has_turned_back(&self, work: &Work, now: gst::ClockTime) -> bool {
+        let pace = self.pace();
+        pace.time(work.number) > now + 2 * pace.duration(work.number)
+    }
+
+    fn anchor_anew(&self, work: &mut Work, now: gst::ClockTime) -> gst::ClockTime {
+        gst::info!(CAT, imp = self, "time was {} and is {now}", self.pace().time(work.number));
+        work.discont = true;
+        self.anchor(work, now)
+    }
+
+    fn wait_due(&self, work: &mut Work) -> Result<(), gst::FlowError> {
+        let due = self.due(work);
+        self.wait_for(work, due)
+    }
+
     /// A pause does not end the wait for a time, as of GStreamer 1.22, and what is made in one would be
     /// lost in a flush. When it is over, base time is another one, and so may the clock be.
-    fn wait_due(&self, due: gst::ClockTime) -> Result<(), gst::FlowError> {
+    fn wait_for(&self, work: &mut Work, due: gst::ClockTime) -> Result<(), gst::FlowError> {
         loop {
             self.wait_until(due)?;
             self.wait_playing()?;
-            if self.obj().current_running_time().is_none_or(|now| now >= due) {
-                return Ok(());
+            match self.obj().current_running_time() {
+                Some(now) if now < due && self.has_turned_back(work, now) => {
+                    self.anchor_anew(work, now);
+                    return Ok(());
+                }
+                Some(now) if now < due => {}
+                _ => return Ok(()),
             }
         }
     }

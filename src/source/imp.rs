@@ -157,6 +157,7 @@ impl ElementImpl for BlockCascadeSrc {
         }
         let pad = self.text_pad(template);
         lock(&self.text).link(true); // before the first text comes
+        self.watch_links(&pad);
         let is_running = element.current_state() > gst::State::Ready;
         if is_running || element.pending_state() >= gst::State::Paused {
             let _ = pad.set_active(true); // a pad that is not is refused by a warning
@@ -173,8 +174,11 @@ impl ElementImpl for BlockCascadeSrc {
         self.hold_blocks();
     }
 
-    /// The base class would lose events that an application sends here.
+    /// The base class would lose events that an application sends here, and seek without asking whether it may.
     fn send_event(&self, event: gst::Event) -> bool {
+        if event.type_() == gst::EventType::Seek {
+            return false;
+        }
         self.note_flush(&event);
         self.prompt_event(&event).unwrap_or_else(|| self.parent_send_event(event))
     }
@@ -309,7 +313,9 @@ impl BaseSrcImpl for BlockCascadeSrc {
                 true
             }
             gst::QueryViewMut::Duration(query) if query.format() == gst::Format::Time => {
-                let Some(duration) = self.duration() else { return false };
+                let Some(duration) = self.duration() else {
+                    return BaseSrcImplExt::parent_query(self, query); // not known
+                };
                 query.set(duration);
                 true
             }
@@ -369,6 +375,21 @@ impl BlockCascadeSrc {
             gst::CoreError::Negotiation,
             ("downstream accepts {accepted}, expected some of {own}")
         );
+    }
+
+    /// Nobody sends text to a pad that was linked and is not: no block waits for it then.
+    fn watch_links(&self, pad: &gst::Pad) {
+        let watch = |is_linked| {
+            let element = self.obj().downgrade();
+            move |_: &gst::Pad, _: &gst::Pad| {
+                if let Some(element) = element.upgrade() {
+                    lock(&element.imp().text).link(is_linked);
+                    element.imp().hold_blocks();
+                }
+            }
+        };
+        pad.connect_linked(watch(true));
+        pad.connect_unlinked(watch(false));
     }
 
     /// After a flush that starts time anew, so do the frames' times.

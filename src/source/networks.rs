@@ -24,7 +24,7 @@ impl BlockCascadeSrc {
         self.failed.store(false, Ordering::SeqCst);
         let settings = lock(&self.settings).clone(); // not locked while files are looked at
         let ready = settings.config().and_then(|config| {
-            config.check_weights()?;
+            config.check_weights().map_err(|error| as_asked(error, &settings.model))?;
             if settings.preload { self.hold_networks(&config).map(|_| ()) } else { Ok(()) }
         });
         ready.map_err(|error| {
@@ -138,5 +138,15 @@ impl BlockCascadeSrc {
         gst::error!(CAT, imp = self, "{error}");
         self.post_error_message(message);
         gst::FlowError::Error
+    }
+}
+
+/// Names a manifest by its file, as `blockcascade fetch` has to be told, too.
+fn as_asked(error: Error, asked: &str) -> Error {
+    match error {
+        Error::MissingWeights { missing, roles, .. } if asked.ends_with(".toml") => {
+            Error::MissingWeights { model: asked.into(), missing, roles }
+        }
+        error => error,
     }
 }

@@ -52,11 +52,10 @@ impl Request {
         }
         let text = fields.get::<&str>("text").map_err(|error| error.to_string())?;
         Ok(Self {
-            // GST_CLOCK_TIME_NONE is a value, too, and means the same as no field.
-            running_time: optional::<Option<_>>(fields, "running-time")?.flatten(),
+            running_time: time(fields, "running-time")?,
             id: optional(fields, "id")?,
             policy: choice(fields, "prompt-policy")?,
-            transition_blocks: optional(fields, "transition-blocks")?,
+            transition_blocks: number(fields, "transition-blocks")?,
             transition_method: choice(fields, "transition-method")?,
             ..Self::new(text)?
         })
@@ -85,6 +84,36 @@ fn optional<'a, T: FromValue<'a>>(
     name: &str,
 ) -> Result<Option<T>, String> {
     fields.get_optional(name).map_err(|error| error.to_string())
+}
+
+/// In ns; GST_CLOCK_TIME_NONE is a value, too, and means the same as no field.
+fn time(fields: &gst::StructureRef, name: &str) -> Result<Option<gst::ClockTime>, String> {
+    let time: Option<u64> = number(fields, name)?;
+    Ok(time.filter(|time| *time != u64::MAX).map(gst::ClockTime::from_nseconds))
+}
+
+/// Of any type: of a number whose type is not said, a structure's text makes an int, or a double where it is larger,
+/// and Python an int or a long.
+fn number<'a, T>(fields: &'a gst::StructureRef, name: &str) -> Result<Option<T>, String>
+where
+    T: FromValue<'a> + TryFrom<i64>,
+{
+    let other = fields.value(name).ok().and_then(whole);
+    match other.and_then(|number| T::try_from(number).ok()) {
+        None => optional(fields, name),
+        number => Ok(number),
+    }
+}
+
+fn whole(value: &glib::SendValue) -> Option<i64> {
+    use glib::Type;
+    const TYPES: [Type; 6] =
+        [Type::I32, Type::U32, Type::I64, Type::U64, Type::I_LONG, Type::U_LONG];
+    if TYPES.contains(&value.type_()) {
+        return value.transform::<i64>().ok()?.get().ok();
+    }
+    let is_whole = |number: &f64| number.fract() == 0.0 && number.abs() < 1e15;
+    value.get::<f64>().ok().filter(is_whole).map(|number| number as i64)
 }
 
 /// A value of an enumeration, as such or by its nick.
@@ -264,6 +293,28 @@ mod tests {
     }
 
     #[test]
+    fn numbers_may_be_of_any_type() {
+        let double = "8589934592"; // what fits 32 bits is an int, of whatever sign
+        for (written, nanoseconds) in
+            [("1000", 1000), ("(gint64)1000", 1000), ("(uint)1000", 1000), (double, 1 << 33)]
+        {
+            let request = parsed(&format!("p, text=a, running-time={written}"));
+            let time = request.unwrap_or_else(|error| panic!("{written}: {error}")).running_time;
+            assert_eq!(time, Some(gst::ClockTime::from_nseconds(nanoseconds)), "{written}");
+        }
+        for written in ["2", "(gint64)2", "(uint)2", "(guint64)2"] {
+            let request = parsed(&format!("p, text=a, transition-blocks={written}")).unwrap();
+            assert_eq!(request.transition_blocks, Some(2), "{written}");
+        }
+        let mut fields = gst::Structure::builder("p").field("text", "a").build();
+        fields.set("running-time", glib::ILong(5));
+        assert_eq!(
+            Request::parse(&fields).unwrap().running_time,
+            Some(gst::ClockTime::from_nseconds(5))
+        );
+    }
+
+    #[test]
     fn wrong_fields_are_named_with_what_is_expected() {
         for (fields, expected) in [
             ("p", "text"),
@@ -275,6 +326,8 @@ mod tests {
             ),
             ("p, text=a, transition-method=(int)1", "transition-method"),
             ("p, text=a, transition-blocks=(int)-1", "transition-blocks"),
+            ("p, text=a, running-time=(int)-1", "running-time"),
+            ("p, text=a, running-time=2.5", "running-time"),
             ("p, text=a, id=(int)1", "id"),
         ] {
             let error = parsed(fields).unwrap_err();

@@ -68,6 +68,24 @@ fn after_a_flush_an_error_is_told_again() {
     assert!(error.message().contains("the toy is broken"), "{error}");
 }
 
+/// It does not mend the generator, of which nothing more comes: that is no end of the stream.
+#[test]
+fn a_failure_is_one_after_any_flush() {
+    let toy = Toy::new(Behaviour::Panic);
+    init();
+    let line = format!("blockcascadesrc name=src seed=0 {} ! fakesink async=false", toy.model());
+    let pipeline = Stopped(gst::parse::launch(&line).unwrap());
+    let source = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("src").unwrap();
+    pipeline.set_state(gst::State::Playing).unwrap();
+    only_error(&pipeline);
+    for _ in 0..2 {
+        assert!(source.send_event(gst::event::FlushStart::new()));
+        assert!(source.send_event(gst::event::FlushStop::new(true)));
+        let error = only_error(&pipeline);
+        assert!(error.message().contains("the toy is broken"), "{error}");
+    }
+}
+
 /// Flushing, pausing and stopping do not wait for the block that is made.
 #[test]
 fn a_blocked_stream_is_unlocked_at_once() {

@@ -376,6 +376,14 @@ fn length_is_known_with_num_buffers_and_nothing_seeks() {
     let (element, mut endless) = playing("seed=0");
     endless.pull().unwrap();
     assert_eq!(element.query_duration::<gst::ClockTime>(), None);
+    let mut duration = gst::query::Duration::new(gst::Format::Time);
+    assert!(element.query(&mut duration), "that it is not known is an answer");
+    for position in [0, 5] {
+        let position = position * gst::ClockTime::SECOND;
+        assert!(element.seek_simple(gst::SeekFlags::FLUSH, position).is_err());
+    }
+    let next = endless.pull().unwrap();
+    assert_eq!((next.offset(), next.flags().contains(gst::BufferFlags::DISCONT)), (1, false));
 }
 
 #[test]
@@ -422,6 +430,19 @@ fn bad_settings_are_one_error_at_once_and_the_next_start_works() {
     let mut harness = Harness::with_element(&*element, None, Some("src"));
     harness.play();
     harness.pull().unwrap();
+}
+
+/// `blockcascade fetch` knows no other model of that name.
+#[test]
+fn what_is_missing_is_told_with_the_manifest_that_was_asked_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let mine = folder.path().join("mine.toml");
+    std::fs::write(&mine, include_str!("../../models/self-forcing-1.3b.toml")).unwrap();
+    let (element, is_started) = started(&format!("model={}", mine.display()));
+    assert!(!is_started);
+    let message = errors(&element)[0].to_string();
+    assert!(message.contains(&format!("`blockcascade fetch {}`", mine.display())), "{message}");
+    element.set_state(gst::State::Null).unwrap();
 }
 
 /// Each choice of how blocks are made can be made in a launch line, and holds while a prompt changes.

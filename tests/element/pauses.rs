@@ -118,6 +118,33 @@ fn a_second_flush_does_not_take_the_first_one_back() {
     assert!(first < gst::ClockTime::SECOND, "{first}");
 }
 
+/// Nothing flushes the source where time starts anew, in a pause or by a flush elsewhere: the next frame is due then,
+/// and not as late as it would have been.
+#[test]
+fn time_that_goes_back_is_followed() {
+    let toy = Toy::new(Behaviour::Work);
+    let source = format!("blockcascadesrc name=src is-live=true {}", toy.model());
+    let (pipeline, times) = timed(&format!("{source} ! video/x-raw,framerate=16/1"));
+    let line = pipeline.downcast_ref::<gst::Pipeline>().unwrap();
+    let late = 3 * gst::ClockTime::SECOND;
+    let await_late = || while times.recv_timeout(PATIENCE.into()).unwrap() < late {};
+    let begins_anew = || {
+        let begun = Instant::now();
+        while times.recv_timeout(PATIENCE.into()).unwrap() >= late {}
+        assert!(begun.elapsed() < Duration::from(late) / 2, "{:?}", begun.elapsed());
+    };
+    pipeline.set_state(gst::State::Playing).unwrap();
+    await_late();
+    pipeline.set_state(gst::State::Paused).unwrap();
+    line.set_start_time(gst::ClockTime::ZERO);
+    pipeline.set_state(gst::State::Playing).unwrap();
+    begins_anew();
+    await_late();
+    let source = line.by_name("src").unwrap();
+    source.set_base_time(source.clock().unwrap().time());
+    begins_anew();
+}
+
 /// The clock goes on in a pause; the stream does not.
 #[test]
 fn a_prompt_for_a_time_is_not_past_because_of_a_pause() {

@@ -277,6 +277,22 @@ fn no_block_is_made_before_its_text_is_known() {
 }
 
 #[test]
+fn no_block_waits_for_the_text_of_a_pad_that_was_unlinked() {
+    let toy = Toy::new(Behaviour::Work);
+    let source = element(&format!("seed=0 {}", toy.model()));
+    let pad = source.request_pad_simple("prompt").unwrap();
+    let mut harness = Harness::with_element(&source, None, Some("src"));
+    let text = gst::Pad::new(gst::PadDirection::Src);
+    text.set_active(true).unwrap();
+    text.link(&pad).unwrap();
+    harness.play();
+    std::thread::sleep(MOMENT.into());
+    assert_eq!(harness.buffers_in_queue(), 0);
+    text.unlink(&pad).unwrap();
+    pull(&mut harness, 30);
+}
+
+#[test]
 fn the_text_pad_takes_what_comes() {
     let source = element("seed=0 wait-prompt=false");
     source.set_bus(Some(&gst::Bus::new()));
