@@ -49,6 +49,9 @@ pub struct Manifest {
     pub preset: Preset,
     /// At most one file for each role.
     pub files: Vec<ModelFile>,
+    /// The folder that the manifest itself was read from, if it was: its files may lie there.
+    #[serde(skip)]
+    pub folder: Option<PathBuf>,
 }
 
 /// A family of networks that this crate implements.
@@ -225,7 +228,8 @@ impl Manifest {
     pub fn read(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|e| Error::open(path, e))?;
-        Self::parse(path, &text)
+        let folder = path.parent().map(Path::to_path_buf);
+        Ok(Self { folder, ..Self::parse(path, &text)? })
     }
 
     /// Reads a manifest from text; `path` stands for it in messages.
@@ -241,12 +245,13 @@ impl Manifest {
         self.files.iter().find(|file| file.role == role)
     }
 
-    /// Looks for every file in `folder`, by its path in the repository or its bare name, then in
-    /// the cache that Hugging Face tools share, or in the crate if it is embedded. Sizes are
-    /// compared, contents are not.
+    /// Looks for every file in `folder` and then in the manifest's own, by its path in the repository or its
+    /// bare name, then in the cache that Hugging Face tools share, or in the crate if it is embedded. Sizes
+    /// are compared, contents are not.
     pub fn locate(&self, folder: Option<&Path>) -> Vec<Located<'_>> {
         let cache = cache::folder();
-        self.files.iter().map(|file| file.locate(folder, cache.as_deref())).collect()
+        let folders: Vec<_> = folder.into_iter().chain(self.folder.as_deref()).collect();
+        self.files.iter().map(|file| file.locate(&folders, cache.as_deref())).collect()
     }
 
     fn validate(&self) -> std::result::Result<(), String> {
@@ -329,12 +334,13 @@ impl ModelFile {
         if self.repo.is_some() { None } else { EmbeddedFile::find(&self.path) }
     }
 
-    fn locate(&self, folder: Option<&Path>, cache: Option<&Path>) -> Located<'_> {
-        let beside = folder.map(|folder| [folder.join(&self.path), folder.join(self.name())]);
+    fn locate(&self, folders: &[&Path], cache: Option<&Path>) -> Located<'_> {
+        let paths = |folder: &&Path| [folder.join(&self.path), folder.join(self.name())];
+        let beside = folders.iter().flat_map(paths);
         let cached = cache.and_then(|cache| cache::find(cache, self));
         let embedded = self.embedded().map(Place::Embedded);
         let mut located = Located { file: self, found: embedded, wrong_size: Vec::new() };
-        for path in beside.into_iter().flatten().chain(cached) {
+        for path in beside.chain(cached) {
             let Ok(meta) = std::fs::metadata(&path) else { continue };
             if !meta.is_file() || located.wrong_size.iter().any(|(seen, _)| *seen == path) {
                 continue;
@@ -436,7 +442,7 @@ mod tests {
         let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let manifest = Manifest::named("self-forcing-1.3b").unwrap();
         let file = ModelFile { size: Some(3), ..manifest.file(Role::Dit).unwrap().clone() };
-        let locate = || file.locate(Some(folder.path()), Some(cache.path()));
+        let locate = || file.locate(&[folder.path()], Some(cache.path()));
         assert_eq!(locate().found, None);
 
         let revision = file.revision.as_ref().unwrap();
@@ -456,11 +462,33 @@ mod tests {
     }
 
     #[test]
+    fn a_file_may_lie_beside_its_manifest() {
+        let (own, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let path = own.path().join("mine.toml");
+        let text = include_str!("../../models/self-forcing-1.3b.toml");
+        std::fs::write(&path, text.replace("size = 5676252553\n", "")).unwrap();
+        let manifest = Manifest::read(&path).unwrap();
+        let name = manifest.file(Role::Dit).unwrap().name();
+        let found = |folder: Option<&Path>| {
+            let located = manifest.locate(folder);
+            located.into_iter().find(|located| located.file.role == Role::Dit).unwrap().found
+        };
+        assert_eq!(found(None), None);
+        let beside = own.path().join(name);
+        std::fs::write(&beside, "abc").unwrap();
+        assert_eq!(found(None), Some(beside.clone().into()));
+        assert_eq!(found(Some(folder.path())), Some(beside.into()));
+        let named = folder.path().join(name);
+        std::fs::write(&named, "abc").unwrap();
+        assert_eq!(found(Some(folder.path())), Some(named.into()));
+    }
+
+    #[test]
     fn a_file_in_the_folder_stands_in_for_an_embedded_one() {
         let folder = tempfile::tempdir().unwrap();
         let manifest = Manifest::named("pocket").unwrap();
         let file = ModelFile { size: Some(3), ..manifest.file(Role::Dit).unwrap().clone() };
-        let locate = || file.locate(Some(folder.path()), None).found;
+        let locate = || file.locate(&[folder.path()], None).found;
         assert_eq!(locate(), file.embedded().map(Place::Embedded));
         assert!(locate().is_some());
 
