@@ -464,9 +464,11 @@ fn ways_to_use_gpus_are_compared() {
     }
     let reason = row("ulysses 5")["impossible"].as_str().unwrap();
     assert_eq!(reason, "12 heads cannot be shared equally by 5 GPUs");
-    for line in [reason, "most frames: ", "soonest answer: ", "enough for 16 frames/s: "] {
+    let best = ["most frames: cascade", "soonest answer: ulysses", "enough for 16 frames/s: "];
+    for line in best.into_iter().chain([reason, "by this program, soonest answer: cascade"]) {
         assert!(text.contains(line), "no {line:?} in {text}");
     }
+    assert!(!text.contains("by this program, most frames"), "it is said already: {text}");
 }
 
 /// Arithmetic asks for no file.

@@ -51,7 +51,7 @@ impl WeightArgs {
     }
 }
 
-/// Whether all files are there; an error says which are missing, and how to get them: `model` is as it was
+/// Whether all files of the model's own are there; an error says which are missing, and how to get them: `model` is as it was
 /// asked for.
 pub fn check(config: &GeneratorConfig, model: &str) -> Result<()> {
     config.check_weights().map_err(|error| match error {

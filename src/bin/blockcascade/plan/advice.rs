@@ -17,13 +17,13 @@ pub fn lines(rows: &[Row], fps: u32) -> Vec<String> {
         .iter()
         .filter_map(possible)
         .partition(|(strategy, _)| *strategy == Strategy::StageMatched);
-    let fastest = best(&others, |forecast| 1.0 / forecast.decoded);
-    let soonest = best(&others, |forecast| forecast.prompt[1]);
+    let (fastest, soonest) = (most_decoded(&others), first_prompted(&others));
     let (Some(fastest), Some(soonest)) = (fastest, soonest) else {
         return vec!["nothing fits: smaller frames, a shorter window or another GPU".into()];
     };
     let trained = matched.into_iter().find(|(_, other)| other.decoded > fastest.1.decoded);
-    let mut lines = vec![most_frames(fastest), first_to_answer(soonest), real_time(&others, fps)];
+    let mut lines = said(&others, fps);
+    lines.extend(by_this_program(&others, fps, &lines));
     lines.extend(trained.map(if_trained));
     let named = [Some(fastest), Some(soonest), trained].into_iter().flatten();
     let mut reasons: Vec<_> = named.map(|(strategy, _)| reason(strategy)).collect();
@@ -35,6 +35,33 @@ pub fn lines(rows: &[Row], fps: u32) -> Vec<String> {
 
 /// A strategy that applies, and what it would do.
 type Choice = (Strategy, Forecast);
+
+fn said(choices: &[Choice], fps: u32) -> Vec<String> {
+    let best =
+        [most_decoded(choices).map(most_frames), first_prompted(choices).map(first_to_answer)];
+    best.into_iter().flatten().chain([real_time(choices, fps)]).collect()
+}
+
+/// What is best without sequence parallelism, which this program lacks, where that is something else than what was
+/// `said`.
+fn by_this_program(choices: &[Choice], fps: u32, of_all: &[String]) -> Vec<String> {
+    let is_here = |choice: &&Choice| !matches!(choice.0, Strategy::Ulysses { .. });
+    let here: Vec<_> = choices.iter().filter(is_here).copied().collect();
+    let differs = |line: &String| !of_all.contains(line);
+    said(&here, fps)
+        .into_iter()
+        .filter(differs)
+        .map(|line| format!("by this program, {line}"))
+        .collect()
+}
+
+fn most_decoded(choices: &[Choice]) -> Option<Choice> {
+    best(choices, |forecast| 1.0 / forecast.decoded)
+}
+
+fn first_prompted(choices: &[Choice]) -> Option<Choice> {
+    best(choices, |forecast| forecast.prompt[1])
+}
 
 /// The least by some measure; of those as good, the one with the fewest GPUs.
 fn best(choices: &[Choice], measure: impl Fn(&Forecast) -> f64) -> Option<Choice> {
@@ -88,7 +115,7 @@ fn reason(strategy: Strategy) -> &'static str {
         }
         Strategy::Ulysses { .. } => {
             "- ulysses divides every forward, so that a block is done sooner, and computes what one \
-             GPU would; it needs a fast link and heads that divide by the GPUs"
+             GPU would; it needs a fast link and heads that divide by the GPUs; this program has none"
         }
     }
 }

@@ -36,7 +36,7 @@ const MAX_GPUS: usize = 64;
 /// Predicts speed, latency and memory on several GPUs, for each way to use them.
 ///
 /// Arithmetic from the model's sizes and the rates of good kernels, not a measurement: `bench` makes
-/// those.
+/// those. Sequence parallelism (Ulysses) and fp8 are there to compare with: this program has neither.
 #[derive(clap::Args)]
 pub struct Args {
     /// Name of the model, or its manifest

@@ -33,7 +33,7 @@ pub enum Gpu {
 pub enum Format {
     /// 16 bits
     Bf16,
-    /// 8 bits, activations between kernels in 16
+    /// 8 bits, activations between kernels in 16: no program's here, for comparison
     Fp8,
 }
 
