@@ -38,8 +38,8 @@ BATCH = {"small": 8, "full": 2, "rollout": 2}
 PEAK_RATE = {"small": 3e-3, "full": 1.5e-3, "rollout": 5e-4}
 # Steps by what they learn. In most blocks of a stream nothing is new: those that a prompt decides
 # are learned apart.
-SHARES = {"starts": 0.15, "cuts": 0.35, "alone": 0.35, "cascade": 0.15}
-SHARES_OF_ROLLOUT = {"rollout": 0.2, "edits": 0.25, "starts": 0.2, "cuts": 0.2, "cascade": 0.15}
+SHARES = {"starts": 0.12, "cuts": 0.38, "alone": 0.28, "cascade": 0.22}
+SHARES_OF_ROLLOUT = {"rollout": 0.15, "edits": 0.3, "starts": 0.17, "cuts": 0.18, "cascade": 0.2}
 EMA = 0.998
 
 
