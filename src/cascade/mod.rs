@@ -37,7 +37,8 @@ pub use self::timetable::{Pass, Stage, Timetable};
 /// What blocks in flight see of each other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AttentionMode {
-    /// All of them: repairs the artefacts that causal attention can show at full width.
+    /// All of them: in the paper it repairs the artefacts that causal attention shows at full width. The embedded
+    /// model shows none there, and loses a little by this (its card has the figures).
     #[default]
     Bidirectional,
     /// Only itself and older ones.

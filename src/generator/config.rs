@@ -143,8 +143,9 @@ impl GeneratorConfig {
         self.plan(spec).map(|_| ())
     }
 
-    /// Whether every file of weights is somewhere: an error lists those that are missing. Reads
-    /// none of them, and random weights need none.
+    /// Whether every file of the model's own is somewhere: an error lists those that are missing. Reads none of
+    /// them. Files that are named in [`WeightPaths`](super::WeightPaths) are only looked at when they are loaded, and
+    /// random weights need none.
     pub fn check_weights(&self) -> Result<()> {
         match &self.weights {
             WeightsSource::Random { .. } => Ok(()),

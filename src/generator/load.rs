@@ -1,4 +1,4 @@
-//! Configuration to networks: the only place that names a family.
+//! Configuration to networks.
 
 use std::sync::Arc;
 
