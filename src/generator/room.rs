@@ -51,7 +51,7 @@ pub(super) fn history(
 /// Histories that the workers of a device keep.
 fn histories_of(config: &GeneratorConfig, device: DeviceSpec) -> usize {
     let GeneratorConfig { model, history_policy, devices, cascade_width, .. } = config;
-    let workers = devices.iter().filter(|&&other| other == device).count();
+    let workers = workers_on(config, device);
     let steps = model.preset.denoising_steps.len();
     let timetable = Timetable::with_width(*history_policy, steps, *cascade_width);
     match history_policy {
@@ -68,11 +68,12 @@ fn histories_of(config: &GeneratorConfig, device: DeviceSpec) -> usize {
 fn moved_sinks(config: &GeneratorConfig, device: DeviceSpec) -> usize {
     match config.sink_position {
         SinkPosition::Absolute => 0,
-        SinkPosition::Rebased => {
-            config.model.preset.sink
-                * config.devices.iter().filter(|&&other| other == device).count()
-        }
+        SinkPosition::Rebased => config.model.preset.sink * workers_on(config, device),
     }
+}
+
+fn workers_on(config: &GeneratorConfig, device: DeviceSpec) -> usize {
+    config.devices.iter().filter(|&&other| other == device).count()
 }
 
 /// Refuses what would run out of memory later; only GPUs tell how much they have. Ends where it

@@ -301,18 +301,18 @@ impl BlockCascadeSrc {
         let now = self.running_time();
         let pace = self.pace();
         let due = pace.time(work.number);
-        if work.number > 0 && self.has_turned_back(work, now) {
+        if work.number == 0 {
+            return self.anchor(work, now);
+        }
+        if self.has_turned_back(work, now) {
             return self.anchor_anew(work, now);
         }
-        if work.number > 0 && now <= due + pace.duration(work.number) {
+        if now <= due + pace.duration(work.number) {
             work.is_late = false;
             return due;
         }
-        if work.number > 0 {
-            self.tell_underrun(work, UnderrunPolicy::Resync);
-            work.discont = true;
-        }
-        self.anchor(work, now)
+        self.tell_underrun(work, UnderrunPolicy::Resync);
+        self.anchor_anew(work, now)
     }
 
     /// The coming number is due now, and what follows is counted from it.
@@ -362,7 +362,13 @@ impl BlockCascadeSrc {
     }
 
     fn anchor_anew(&self, work: &mut Work, now: gst::ClockTime) -> gst::ClockTime {
-        gst::info!(CAT, imp = self, "time was {} and is {now}", self.pace().time(work.number));
+        gst::info!(
+            CAT,
+            imp = self,
+            "{} was due at {}, and is at {now}",
+            work.number,
+            self.pace().time(work.number)
+        );
         work.discont = true;
         self.anchor(work, now)
     }
