@@ -261,6 +261,9 @@ mod tests {
 
     use super::*;
 
+    /// What waits longer has failed.
+    const PATIENCE: Duration = Duration::from_secs(30);
+
     /// Networks that no other test asks for.
     fn config(seed: u64) -> GeneratorConfig {
         let mut model = Manifest::named("pocket").unwrap();
@@ -274,7 +277,7 @@ mod tests {
 
     /// The loading thread may still be about to let go.
     fn eventually(is_so: impl Fn() -> bool) {
-        let patience = Instant::now() + Duration::from_secs(30);
+        let patience = Instant::now() + PATIENCE;
         while !is_so() {
             assert!(Instant::now() < patience, "it never came");
             thread::yield_now();
@@ -350,7 +353,7 @@ mod tests {
         let mut model = Manifest::named("pocket").unwrap();
         let mut percents = Vec::new();
         // A thread that is not let run may come too late to hear of it.
-        for turn in 0.. {
+        for turn in 0..100 {
             model.description = format!("loaded from files by a test, {turn}");
             let loading = Loading::start(&GeneratorConfig::new(model.clone())).unwrap();
             let (told, news) = mpsc::channel();
@@ -389,10 +392,14 @@ mod tests {
         let hold = Loading::from(Arc::new(Networks::new(Key::of(&config(7)))));
         thread::scope(|scope| {
             let waiting = scope.spawn(|| hold.wait());
-            thread::sleep(Duration::from_millis(20));
-            hold.wake();
-            hold.resume();
-            thread::sleep(Duration::from_millis(20));
+            // It may not wait yet. Few turns, in each of which a wake may be seen by chance.
+            let mut pause = Duration::from_millis(20);
+            while !waiting.is_finished() && pause < PATIENCE {
+                hold.wake();
+                hold.resume();
+                thread::sleep(pause);
+                pause *= 2;
+            }
             hold.networks.fill(Err(Arc::new(Error::MissingFeature("waited on")))); // what it would wait for else
             let error = waiting.join().unwrap().unwrap_err();
             assert!(matches!(*error, Error::Cancelled), "{error}");

@@ -144,6 +144,7 @@ mod tests {
     use std::thread;
 
     const MOMENT: Duration = Duration::from_millis(20);
+    const PATIENCE: Duration = Duration::from_secs(10);
 
     #[test]
     fn items_keep_their_order_and_the_writer_waits_for_room() {
@@ -181,10 +182,14 @@ mod tests {
         let queue = Queue::new(2);
         thread::scope(|scope| {
             let reader = scope.spawn(|| queue.pop());
-            thread::sleep(MOMENT);
-            queue.cancel(true);
-            queue.cancel(false);
-            thread::sleep(MOMENT);
+            // It may not wait yet. Few turns, in each of which a cancel may be seen by chance.
+            let mut pause = MOMENT;
+            while !reader.is_finished() && pause < PATIENCE {
+                queue.cancel(true);
+                queue.cancel(false);
+                thread::sleep(pause);
+                pause *= 2;
+            }
             queue.push(1).unwrap(); // what it would wait for else
             assert_eq!(reader.join().unwrap(), Popped::Cancelled);
             assert_eq!(queue.pop(), Popped::Item(1));
@@ -200,7 +205,7 @@ mod tests {
                 thread::sleep(MOMENT);
                 queue.push(1).unwrap();
             });
-            assert!(queue.wait(500 * MOMENT));
+            assert!(queue.wait(PATIENCE));
         });
         assert_eq!((queue.len(), queue.pop()), (1, Popped::Item(1)));
         queue.end();

@@ -160,7 +160,9 @@ fn a_stagger_does_not_change_what_histories_by_pass_give() {
     };
     let expected = latents(STEPS[2].len());
     for stagger in 1..STEPS[2].len() {
-        for (got, expected) in latents(stagger).iter().zip(&expected) {
+        let got = latents(stagger);
+        assert_eq!((got.len(), expected.len()), (6, 6));
+        for (got, expected) in got.iter().zip(&expected) {
             assert!(difference(got, expected) <= TOLERANCE, "stagger {stagger}");
         }
     }
@@ -280,13 +282,16 @@ fn an_endless_stream_stays_where_it_is() {
 /// A clean block keeps its own numbers alive and not those of the forward that they were part of.
 #[test]
 fn history_holds_no_storage_but_its_own() {
-    let subject = Probed::subject(wan(), |moment| {
+    let checked = Arc::new(Mutex::new(0));
+    let count = checked.clone();
+    let subject = Probed::subject(wan(), move |moment| {
         let Some(Visible::Shared(keys)) = moment.seen else { return Ok(()) };
         let history = keys.len() - moment.first_frames.len();
         for tensor in keys[..history].iter().flat_map(|kv| [&kv.k, &kv.v]) {
             let (storage, _) = tensor.storage_and_layout();
             let candle_core::Storage::Cpu(storage) = &*storage else { unreachable!("a CPU's") };
             assert_eq!(storage.as_slice::<f32>()?.len(), tensor.elem_count());
+            *count.lock().unwrap() += 1;
         }
         Ok(())
     });
@@ -294,6 +299,7 @@ fn history_holds_no_storage_but_its_own() {
         let case = Case { blocks: 6, ..Case::default() }.limited(1, 2);
         let rules = HistoryRules { sink_position: position, ..case.rules };
         run(&subject, &Case { rules, ..case }).unwrap();
+        assert!(std::mem::take(&mut *checked.lock().unwrap()) > 0, "nothing is seen: {position:?}");
     }
 }
 

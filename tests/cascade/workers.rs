@@ -157,16 +157,19 @@ fn exchanges_before_all(workers: usize) -> usize {
 fn a_slow_worker_is_waited_for() {
     let case = case(3, AttentionMode::Bidirectional);
     let (expected, _) = stubborn(cascade(&toy(), &case), &Interrupt::default());
+    let sleeps = Arc::new(AtomicUsize::new(0));
+    let count = sleeps.clone();
     let latents = in_time(move || {
-        let slow = Probed::subject(toy(), |moment| {
+        let slow = Probed::subject(toy(), move |moment| {
             if moment.first_frames == [3] {
+                count.fetch_add(1, Ordering::SeqCst);
                 thread::sleep(Duration::from_millis(5));
             }
             Ok(())
         });
         stubborn(cascade(&slow, &case), &Interrupt::default()).0
     });
-    assert!(latents == expected);
+    assert!(latents == expected && sleeps.load(Ordering::SeqCst) > 0);
 }
 
 /// One worker caches a block while the other fails; then both start anew.

@@ -89,7 +89,7 @@ fn a_failure_is_one_after_any_flush() {
 /// Flushing, pausing and stopping do not wait for the block that is made.
 #[test]
 fn a_blocked_stream_is_unlocked_at_once() {
-    let layer = Duration::from_secs(2);
+    let layer = 2 * Duration::from(PATIENCE);
     let toy = Toy::new(Behaviour::Slow(layer));
     let (element, harness) = playing_as(&toy.model(), "video/x-raw, format=RGB");
     std::thread::sleep(Duration::from_millis(100)); // it waits for its first frame now
@@ -107,7 +107,7 @@ fn a_blocked_stream_is_unlocked_at_once() {
     let stopped = begun.elapsed();
     // Far less than a layer, and far more than it takes, for machines are busy.
     let times = [flushed, paused, stopped];
-    assert!(times.iter().all(|&time| time < layer / 4), "{times:?}");
+    assert!(times.iter().all(|&time| time < layer / 2), "{times:?}");
 }
 
 /// With pocket, which is being loaded, and with networks that are there and quick.

@@ -10,11 +10,19 @@ use gstreamer_check::{Harness, TestClock};
 
 use super::support::PATIENCE;
 use super::toy::{Behaviour, Toy};
-use super::{Stopped, field, init, playing_as, pull, started};
+use super::{Stopped, await_waiting, crank, field, init, playing_as, pull, started};
 
 /// A pipeline, and the time of each buffer that comes out of it.
 fn timed(source: &str) -> (Stopped, mpsc::Receiver<gst::ClockTime>) {
     handed_on(source, |buffer| buffer.pts().unwrap())
+}
+
+/// The same, and its clock, which stands still.
+fn timed_by_test(source: &str) -> (Stopped, TestClock, mpsc::Receiver<gst::ClockTime>) {
+    let (pipeline, times) = timed(source);
+    let clock = TestClock::new();
+    pipeline.downcast_ref::<gst::Pipeline>().unwrap().use_clock(Some(&clock));
+    (pipeline, clock, times)
 }
 
 /// A pipeline, and what is read of each buffer that comes out of it.
@@ -38,16 +46,19 @@ fn handed_on<T: Send + 'static>(
 #[test]
 fn a_frame_that_comes_in_a_pause_is_due_when_it_is_over() {
     let toy = Toy::new(Behaviour::Slow(Duration::from_secs(2)));
-    let (pipeline, times) = timed(&format!("blockcascadesrc is-live=true {}", toy.model()));
+    let source = format!("blockcascadesrc is-live=true {}", toy.model());
+    let (pipeline, clock, times) = timed_by_test(&source);
     pipeline.set_state(gst::State::Playing).unwrap();
     std::thread::sleep(Duration::from_millis(200));
     pipeline.set_state(gst::State::Paused).unwrap();
     toy.behave(Behaviour::Work);
-    let pause = Duration::from_secs(3);
-    std::thread::sleep(pause);
+    let pause = 3 * gst::ClockTime::SECOND;
+    clock.set_time(pause);
+    std::thread::sleep(pause.into()); // the frame comes
     pipeline.set_state(gst::State::Playing).unwrap();
+    crank(&clock);
     let first = times.recv_timeout(PATIENCE.into()).unwrap();
-    assert!(Duration::from(first) < pause / 2, "{first}");
+    assert!(first < pause / 2, "{first}");
 }
 
 /// The one that is waited for when the pause begins, and is due before it ends.
@@ -86,10 +97,9 @@ fn a_clock_that_is_lost_is_not_waited_for() {
     let clock = TestClock::new();
     line.use_clock(Some(&clock));
     pipeline.set_state(gst::State::Playing).unwrap();
-    clock.wait_for_next_pending_id();
-    assert!(clock.crank());
+    crank(&clock);
     assert_eq!(frames.recv_timeout(PATIENCE.into()), Ok(0));
-    clock.wait_for_next_pending_id(); // for the next one
+    await_waiting(&clock); // for the next one
     pipeline.set_state(gst::State::Paused).unwrap();
     line.use_clock(Some(&gst::SystemClock::obtain()));
     pipeline.set_state(gst::State::Playing).unwrap();
@@ -103,9 +113,13 @@ fn a_clock_that_is_lost_is_not_waited_for() {
 fn a_second_flush_does_not_take_the_first_one_back() {
     let toy = Toy::new(Behaviour::Work);
     let source = format!("blockcascadesrc name=src is-live=true {}", toy.model());
-    let (pipeline, times) = timed(&format!("{source} ! video/x-raw,framerate=16/1"));
+    let (pipeline, clock, times) = timed_by_test(&format!("{source} ! video/x-raw,framerate=16/1"));
+    let next = || {
+        crank(&clock);
+        times.recv_timeout(PATIENCE.into()).unwrap()
+    };
     pipeline.set_state(gst::State::Playing).unwrap();
-    while times.recv_timeout(PATIENCE.into()).unwrap() < 2 * gst::ClockTime::SECOND {}
+    assert!((0..100).any(|_| next() >= 2 * gst::ClockTime::SECOND));
     pipeline.set_state(gst::State::Paused).unwrap();
     let source = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("src").unwrap();
     for resets in [true, false] {
@@ -114,7 +128,7 @@ fn a_second_flush_does_not_take_the_first_one_back() {
     }
     while times.try_recv().is_ok() {}
     pipeline.set_state(gst::State::Playing).unwrap();
-    let first = times.recv_timeout(PATIENCE.into()).unwrap();
+    let first = next();
     assert!(first < gst::ClockTime::SECOND, "{first}");
 }
 
@@ -124,14 +138,22 @@ fn a_second_flush_does_not_take_the_first_one_back() {
 fn time_that_goes_back_is_followed() {
     let toy = Toy::new(Behaviour::Work);
     let source = format!("blockcascadesrc name=src is-live=true {}", toy.model());
-    let (pipeline, times) = timed(&format!("{source} ! video/x-raw,framerate=16/1"));
+    let (pipeline, clock, times) = timed_by_test(&format!("{source} ! video/x-raw,framerate=16/1"));
     let line = pipeline.downcast_ref::<gst::Pipeline>().unwrap();
     let late = 3 * gst::ClockTime::SECOND;
-    let await_late = || while times.recv_timeout(PATIENCE.into()).unwrap() < late {};
+    let next = || {
+        crank(&clock);
+        times.recv_timeout(PATIENCE.into()).unwrap()
+    };
+    let await_late = || {
+        assert!((0..100).any(|_| next() >= late));
+        await_waiting(&clock); // for the next one
+    };
     let begins_anew = || {
-        let begun = Instant::now();
-        while times.recv_timeout(PATIENCE.into()).unwrap() >= late {}
-        assert!(begun.elapsed() < Duration::from(late) / 2, "{:?}", begun.elapsed());
+        let begun = clock.time();
+        assert!((0..3).any(|_| next() < late), "it goes on"); // one of before may come first
+        let passed = clock.time() - begun;
+        assert!(passed < late / 2, "{passed}");
     };
     pipeline.set_state(gst::State::Playing).unwrap();
     await_late();
@@ -150,9 +172,13 @@ fn time_that_goes_back_is_followed() {
 fn a_prompt_for_a_time_is_not_past_because_of_a_pause() {
     let toy = Toy::new(Behaviour::Work);
     let source = format!("blockcascadesrc name=src is-live=true {}", toy.model());
-    let (pipeline, times) = timed(&format!("{source} ! video/x-raw,framerate=160/1"));
+    let (pipeline, frames) =
+        handed_on(&format!("{source} ! video/x-raw,framerate=160/1"), |buffer| {
+            (buffer.pts().unwrap(), field(buffer, "prompt-id"))
+        });
+    let next = || frames.recv_timeout(PATIENCE.into()).unwrap();
     pipeline.set_state(gst::State::Playing).unwrap();
-    times.recv_timeout(PATIENCE.into()).unwrap();
+    let (_, old) = next();
     pipeline.set_state(gst::State::Paused).unwrap();
     std::thread::sleep(Duration::from_secs(3));
     let source = pipeline.downcast_ref::<gst::Bin>().unwrap().by_name("src").unwrap();
@@ -160,15 +186,8 @@ fn a_prompt_for_a_time_is_not_past_because_of_a_pause() {
     let options = gst::Structure::builder("options").field("running-time", time).build();
     assert!(source.emit_by_name::<bool>("set-prompt", &[&"later", &options]));
     pipeline.set_state(gst::State::Playing).unwrap();
-    let begun = Instant::now();
-    let applied =
-        || source.property::<Option<String>>("current-prompt").as_deref() == Some("later");
-    let mut last = gst::ClockTime::ZERO;
-    while !applied() {
-        last = times.recv_timeout(PATIENCE.into()).unwrap();
-        assert!(begun.elapsed() < PATIENCE.into(), "it never came");
-    }
-    assert!(last + gst::ClockTime::SECOND / 8 >= time, "{last} is too soon");
+    let (shown, _) = (0..2000).map(|_| next()).find(|&(_, prompt)| prompt != old).unwrap();
+    assert!(shown >= time, "{shown} is too soon");
 }
 
 /// A gap is for a place in a segment.

@@ -121,7 +121,7 @@ fn frames_until(policy: &str) -> usize {
     let old = (0..100).fold(None, |_, _| Some(prompt()));
     let options =
         gst::Structure::builder("options").field("running-time", gst::ClockTime::ZERO).build();
-    let settled = std::time::Duration::from(MOMENT); // queues are full, then the prompt is encoded
+    let settled = std::time::Duration::from_secs(2); // queues are full, then the prompt is encoded
     std::thread::sleep(settled);
     let source = bin.by_name("src").unwrap();
     assert!(source.emit_by_name::<bool>("set-prompt", &[&"a star", &options]));
@@ -172,13 +172,15 @@ fn a_prompt_for_a_time_comes_then_though_frames_are_late() {
     let properties = format!("is-live=true underrun-policy=repeat queue-blocks=1 {}", toy.model());
     let caps = "video/x-raw, format=RGB, framerate=160/1";
     let (element, mut harness) = playing_as(&properties, caps);
-    let asked = harness.pull().unwrap().pts().unwrap() + 3 * gst::ClockTime::SECOND;
+    let wait = 12 * gst::ClockTime::SECOND;
+    let asked = harness.pull().unwrap().pts().unwrap() + wait;
     let options = gst::Structure::builder("options").field("running-time", asked).build();
     assert!(element.emit_by_name::<bool>("set-prompt", &[&"later", &options]));
     let is_old = |buffer: &gst::Buffer| field(buffer, "prompt-id") == 1;
-    let shown = (0..2000).map(|_| harness.pull().unwrap()).find(|buffer| !is_old(buffer)).unwrap();
+    let shown = (0..5000).map(|_| harness.pull().unwrap()).find(|buffer| !is_old(buffer)).unwrap();
     let late = shown.pts().unwrap().saturating_sub(asked);
-    assert!(shown.pts().unwrap() >= asked && late < gst::ClockTime::SECOND, "{late} late");
+    // Counted in what is made, it would be as late again.
+    assert!(shown.pts().unwrap() >= asked && late < wait / 2, "{late} late");
 }
 
 #[test]
@@ -306,8 +308,11 @@ fn the_text_pad_takes_what_comes() {
         harness.push(gst::Buffer::from_slice(text.to_vec())).unwrap();
     }
     harness.push_event(gst::event::Eos::new());
-    pull(&mut harness, 60);
-    assert_eq!(source.property::<Option<String>>("current-prompt").as_deref(), Some("a star"));
+    let is_shown = |_| {
+        harness.pull().unwrap();
+        source.property::<Option<String>>("current-prompt").as_deref() == Some("a star")
+    };
+    assert!((0..600).any(is_shown), "the prompt never came");
     let bus = source.bus().unwrap();
     let warnings = std::iter::from_fn(|| bus.pop_filtered(&[gst::MessageType::Warning])).count();
     assert_eq!(warnings, 3);
@@ -406,11 +411,12 @@ fn a_prompt_for_a_time_that_never_comes_is_answered() {
 
 #[test]
 fn a_text_pad_that_is_gone_holds_no_block_back() {
-    let element = element("seed=0");
+    let toy = Toy::new(Behaviour::Work);
+    let element = element(&format!("seed=0 {}", toy.model()));
     let pad = element.request_pad_simple("prompt").unwrap();
     let mut harness = Harness::with_element(&element, None, Some("src"));
     harness.play();
-    std::thread::sleep(MOMENT.into());
+    std::thread::sleep(MOMENT.into()); // the toy would make seconds of video
     assert_eq!(harness.buffers_received(), 0);
     element.release_request_pad(&pad);
     assert!(harness.pull().is_ok());

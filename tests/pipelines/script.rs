@@ -120,6 +120,10 @@ impl Running {
         Command::new("kill").args(["-s", name, "--", &group]).stderr(Stdio::null()).status().ok();
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     pub fn ended(&mut self) -> ExitStatus {
         wait_until(&format!("the end of {}", self.name), || self.child.try_wait().unwrap())
     }

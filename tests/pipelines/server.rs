@@ -1,6 +1,6 @@
 //! An nginx with its RTMP module, for one test.
 
-use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -24,26 +24,43 @@ pub struct Server {
 impl Server {
     pub fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (rtmp, http) = (free_tcp_port(), free_tcp_port());
-        let text = configure(&installed().join(MODULE), folder.path(), rtmp, http);
-        std::fs::write(folder.path().join("nginx.conf"), text).unwrap();
-        let mut server = Self { folder, rtmp, http, running: None };
-        server.go_on();
+        let mut server = Self { folder, rtmp: 0, http: 0, running: None };
+        // Until it has them, others may take ports that were free.
+        assert!((0..5).any(|_| server.starts_on_free_ports()), "{:?}", server.complained());
         server
+    }
+
+    fn starts_on_free_ports(&mut self) -> bool {
+        (self.rtmp, self.http) = (free_tcp_port(), free_tcp_port());
+        let text = configure(&installed().join(MODULE), self.folder(), self.rtmp, self.http);
+        std::fs::write(self.folder().join("nginx.conf"), text).unwrap();
+        self.starts()
     }
 
     /// Where it was, and until it listens.
     pub fn go_on(&mut self) {
+        assert!(self.starts(), "{:?}", self.complained());
+    }
+
+    /// Whether it gets its ports: then it writes down its number, and else it ends.
+    fn starts(&mut self) -> bool {
+        let number = self.folder().join("pid");
+        std::fs::remove_file(&number).ok(); // of one that was killed
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(installed().join(PROGRAM)).arg("-e");
         command
             .arg(self.folder().join("error.log"))
             .arg("-c")
             .arg(self.folder().join("nginx.conf"));
-        self.running = Some(Running::start(command));
-        for port in [self.rtmp, self.http] {
-            wait_until("nginx", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok());
-        }
+        let running = self.running.insert(Running::start(command));
+        wait_until("nginx", || {
+            let has_ended = running.has_ended();
+            (has_ended || number.exists()).then_some(!has_ended)
+        })
+    }
+
+    fn complained(&self) -> Option<String> {
+        self.running.as_ref().map(Running::complained)
     }
 
     /// As a crash does it.
