@@ -25,7 +25,7 @@ as_root() {
 
 # A Debian package for everything that a program or a header is missing from.
 lacking() {
-    command -v cc >/dev/null || echo build-essential
+    { command -v cc && command -v c++; } >/dev/null || echo build-essential
     command -v pkg-config >/dev/null || echo pkg-config
     header gstreamer-1.0 || echo libgstreamer1.0-dev
     header gstreamer-video-1.0 || echo libgstreamer-plugins-base1.0-dev
@@ -85,7 +85,7 @@ packages=$(lacking)
 still=$(lacking)
 # shellcheck disable=SC2116,SC2086 # in one line
 [ -z "$still" ] || stop "installed, but still lacking: $(echo $still); GStreamer 1.22 is needed"
-rust=${CARGO_HOME:-$HOME/.cargo}/bin
+rust=${CARGO_HOME:-${HOME:-/root}/.cargo}/bin
 if ! command -v cargo >/dev/null; then
     [ -x "$rust/cargo" ] || install_rust
     link_rust

@@ -1,6 +1,8 @@
-//! Numbers for tests: normal, the same each time.
+//! Numbers for tests: the same each time.
 
 use candle_core::{Device, Tensor};
+use proptest::prelude::ProptestConfig;
+use proptest::test_runner::RngSeed;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
@@ -11,4 +13,14 @@ pub(crate) fn normal(seed: u64, shape: &[usize]) -> Tensor {
     let normals = StandardNormal.sample_iter(ChaCha8Rng::seed_from_u64(seed));
     let data: Vec<f32> = normals.take(shape.iter().product()).collect();
     Tensor::from_vec(data, shape, &Device::Cpu).unwrap()
+}
+
+/// Sizes of what is compared within a tolerance: `count` cases, or as few as `PROPTEST_CASES` says.
+pub(crate) fn property(count: u32) -> ProptestConfig {
+    let most = ProptestConfig::default().cases;
+    ProptestConfig {
+        cases: count.min(most),
+        rng_seed: RngSeed::Fixed(1),
+        ..ProptestConfig::default()
+    }
 }

@@ -139,7 +139,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    use crate::layers::numbers::normal;
+    use crate::layers::numbers::{normal, property};
 
     const GRID: Grid = Grid { rows: 2, cols: 3 };
 
@@ -176,7 +176,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(32))]
+        #![proptest_config(property(32))]
         #[test]
         fn rotation_keeps_norms(first in 0usize..100_000, half in 3usize..20) {
             let keys = random_keys(2, 2 * half);

@@ -126,7 +126,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::layers::numbers::normal;
+    use crate::layers::numbers::{normal, property};
 
     /// Furthest from what is exact, in roundings of the result.
     fn roundings(ys: &Tensor, exact: &Tensor) -> f32 {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(property(48))]
         #[test]
         fn fast_is_plain(runs in 1usize..4, rows in 1usize..9, dim in 1usize..200) {
             let numbers = |seed| normal(seed, &[runs, rows, dim]).to_dtype(DType::BF16).unwrap();

@@ -8,9 +8,11 @@ mod convolution;
 mod rows;
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::fs;
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor, WithDType};
 use gstblockcascade::device::arguments::Start;
@@ -20,8 +22,18 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use rand_distr::{Distribution, StandardNormal};
 
-/// A file of kernels, compiled for the host. Not for two threads at once: its fibers are one's.
-fn compiled(name: &str) -> Library {
+/// A file of kernels, compiled for the host. Not for two threads at once: its fibers are one's, so that
+/// everybody gets a library of their own; but it is compiled once.
+fn compiled(name: &'static str) -> Library {
+    static LIBRARIES: Mutex<BTreeMap<&str, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let file = tempfile::Builder::new().suffix(".so").tempfile().unwrap();
+    let mut libraries = LIBRARIES.lock().unwrap_or_else(PoisonError::into_inner);
+    fs::write(&file, libraries.entry(name).or_insert_with(|| library(name))).unwrap();
+    // SAFETY: it does nothing when it is loaded.
+    unsafe { Library::new(file.path()).unwrap() }
+}
+
+fn library(name: &str) -> Vec<u8> {
     let folder = tempfile::tempdir().unwrap();
     let [source, file] = ["kernel.cpp", "kernel.so"].map(|name| folder.path().join(name));
     fs::write(&source, format!("#include \"{name}.cu\"\n#include \"run.h\"\n")).unwrap();
@@ -30,8 +42,7 @@ fn compiled(name: &str) -> Library {
     compiler.args(["-I", "src/device/kernels", "-I", "tests/kernels", "-o"]).arg(&file);
     let status = compiler.arg(&source).status().unwrap();
     assert!(status.success());
-    // SAFETY: it does nothing when it is loaded.
-    unsafe { Library::new(&file).unwrap() }
+    fs::read(&file).unwrap()
 }
 
 /// Runs the kernel, with copies that arrive at once or late.

@@ -129,7 +129,7 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::layers::dots;
-    use crate::layers::numbers::normal;
+    use crate::layers::numbers::{normal, property};
     use crate::layers::real::Real;
 
     fn tiled<T: Real, P: Products<T>>(q: &Tensor, keys: &[Kv], last_count: usize) -> Tensor {
@@ -152,7 +152,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(property(48))]
         #[test]
         fn tiled_is_plain(
             b in 1usize..3, n in 1usize..150, heads in 1usize..4, d in 1usize..40,
@@ -172,7 +172,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(property(48))]
         /// Beside candle's result in f32 for the same numbers in bf16: of the dot products the weights
         /// are rounded too.
         #[test]
@@ -199,7 +199,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(property(48))]
         /// In f32 and in bf16; in f64, which has no fast path, too.
         #[test]
         fn in_two_parts_it_is_the_same(

@@ -3,7 +3,7 @@
 use candle_core::{Device, Result, Tensor};
 use proptest::prelude::*;
 
-use crate::layers::numbers::normal;
+use crate::layers::numbers::{normal, property};
 
 use super::{Activation, Conv, Geometry, Kernel, direct, plain};
 
@@ -89,7 +89,7 @@ fn relative_difference(case: &Case) -> Result<f32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+    #![proptest_config(property(192))]
 
     #[test]
     fn fast_path_equals_plain_path(case in cases()) {

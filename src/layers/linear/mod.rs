@@ -203,7 +203,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::layers::numbers::normal;
+    use crate::layers::numbers::{normal, property};
 
     fn difference(a: &Tensor, b: &Tensor) -> f32 {
         assert_eq!(a.dims(), b.dims());
@@ -237,7 +237,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(48))]
+        #![proptest_config(property(48))]
         #[test]
         fn fused_is_plain(
             frames in 1usize..4, tokens in 1usize..200, inputs in 1usize..40, outputs in 1usize..40,
