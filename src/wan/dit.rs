@@ -10,6 +10,7 @@ use candle_nn::VarBuilder;
 use super::config::{PATCH, WanConfig};
 use super::embed::{Head, PatchEmbedding, TextProjection, TimeEmbedding};
 use super::layer::{Shared, WanLayer};
+use crate::device::moved;
 use crate::layers::rope::{Grid, Rope, Rotation};
 use crate::model::{DenoiseInput, KvExchange, TextContext, TextEmbedding, VideoModel, VideoSpec};
 
@@ -50,7 +51,7 @@ impl WanDit {
     fn embed(&self, blocks: &[DenoiseInput<'_>], grid: Grid) -> Result<Tensor> {
         let tokens = blocks
             .iter()
-            .map(|block| self.patch_embedding.forward(&block.latent.to_device(&self.device)?));
+            .map(|block| self.patch_embedding.forward(&moved(block.latent, &self.device)?));
         let tokens = Tensor::cat(&tokens.collect::<Result<Vec<_>>>()?, 0)?;
         tokens.reshape(((), grid.tokens(), self.config.dim)) // (frames, tokens, dim)
     }
@@ -105,7 +106,7 @@ impl VideoModel for WanDit {
             bail!("text embedding is {tokens}x{width}, expected at most {text_len}x{text_dim}");
         }
         let pads = text_len - tokens;
-        let rows = text.0.to_device(&self.device)?.to_dtype(self.dtype)?;
+        let rows = moved(&text.0, &self.device)?.to_dtype(self.dtype)?;
         let rows = rows.pad_with_zeros(0, 0, pads.min(1))?;
         let rows = self.text_embedding.forward(&rows)?;
         let layers = self.layers.iter().map(|layer| layer.text_kv(&rows));

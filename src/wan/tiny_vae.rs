@@ -13,6 +13,7 @@ use candle_nn::VarBuilder;
 use serde::Deserialize;
 
 use super::vae::{LatentScale, concat};
+use crate::device::moved;
 use crate::layers::conv::{Activation, Conv, Geometry};
 use crate::model::{FrameDecoder, Interrupt};
 
@@ -281,7 +282,7 @@ impl TinyDecoder {
         if channels != self.config.z_dim || latents.elem_count() == 0 {
             bail!("expected latents of {} channels, got {:?}", self.config.z_dim, latents.shape())
         }
-        let latents = latents.to_device(&self.device)?.to_dtype(self.dtype)?;
+        let latents = moved(latents, &self.device)?.to_dtype(self.dtype)?;
         let zs = latents.permute((0, 2, 3, 1))?.contiguous()?;
         let zs = self.scale.as_ref().map_or(Ok(zs.clone()), |scale| scale.restore(&zs))?;
         let zs = ((zs / 3.0)?.tanh()? * 3.0)?; // upstream `Clamp`
@@ -371,7 +372,7 @@ impl TinyEncoder {
             bail!("expected sides that are multiples of {stride}, got {height} x {width}")
         }
         let most = self.config.latents_at_once((height / stride, width / stride)) * per_latent;
-        let frames = frames.to_device(&self.device)?.to_dtype(self.dtype)?;
+        let frames = moved(frames, &self.device)?.to_dtype(self.dtype)?;
         let mut next = state.clone();
         let mut latents = Vec::new();
         for start in (0..count).step_by(most) {

@@ -15,6 +15,7 @@ use serde::Deserialize;
 use super::vae_layers::{
     CausalConv, Downsample, Head, LayerPast, Middle, Past, Residual, Upsample, conv3d,
 };
+use crate::device::moved;
 use crate::layers::conv::{Conv, Geometry};
 use crate::model::{FrameDecoder, Interrupt};
 
@@ -294,7 +295,7 @@ impl WanDecoder {
         if channels != self.config.z_dim || latents.elem_count() == 0 {
             bail!("expected latents of {} channels, got {:?}", self.config.z_dim, latents.shape())
         }
-        let latents = latents.to_device(&self.device)?.to_dtype(self.dtype)?;
+        let latents = moved(latents, &self.device)?.to_dtype(self.dtype)?;
         let zs = self.scale.restore(&latents.permute((0, 2, 3, 1))?)?;
         let zs = self.conv2.forward(None, &zs)?;
         let mut next = state.clone();
@@ -399,7 +400,7 @@ impl WanEncoder {
             bail!("expected sides that are multiples of {stride}, got {height} x {width}")
         }
         let most = self.config.latents_at_once((height / stride, width / stride));
-        let frames = frames.to_device(&self.device)?.to_dtype(self.dtype)?;
+        let frames = moved(frames, &self.device)?.to_dtype(self.dtype)?;
         let mut next = state.clone();
         let mut latents = Vec::new();
         let mut start = 0;

@@ -36,9 +36,51 @@ pub(super) fn open(ordinal: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(ordinal)?;
     do_not_wait_for_memory(&device).map_err(Error::wrap)?;
     keep_memory(&device)?;
+    let mut opened = known();
+    opened.values().for_each(|other| share_memory(&device, other));
     // Whoever was first, if two have opened it at once.
-    Ok(known().entry(ordinal).or_insert(device).clone())
+    Ok(opened.entry(ordinal).or_insert(device).clone())
 }
+
+/// Lets two GPUs reach each other's memory. It is no error if one of them cannot, or if the driver refuses: copies go
+/// through the host then.
+fn share_memory(one: &Device, other: &Device) {
+    for (owner, reader) in [(one, other), (other, one)] {
+        let _ = let_reach(owner, reader);
+    }
+}
+
+/// Lets a GPU reach the memory of another one, if it can.
+fn let_reach(owner: &Device, reader: &Device) -> std::result::Result<(), DriverError> {
+    let (Some(pool), Some(owner), Some(reader)) = (pool(owner)?, context(owner), context(reader))
+    else {
+        return Ok(());
+    };
+    let mut can: c_int = 0;
+    // SAFETY: the devices are there, for they have contexts; it writes one number, to where it is told.
+    unsafe { sys::cuDeviceCanAccessPeer(&raw mut can, reader.cu_device(), owner.cu_device()) }
+        .result()?;
+    if can == 0 {
+        return Ok(());
+    }
+    let access = Access {
+        kind: sys::CUmemLocationType::CU_MEM_LOCATION_TYPE_DEVICE,
+        device: reader.cu_device(),
+        flags: sys::CUmemAccess_flags::CU_MEM_ACCESS_FLAGS_PROT_READWRITE,
+    };
+    // SAFETY: the pool is a device's own, and what it is told is one entry, which is read before this returns.
+    unsafe { sys::cuMemPoolSetAccess(pool, (&raw const access).cast(), 1) }.result()
+}
+
+/// Who may reach a pool's memory: `CUmemAccessDesc`, which cudarc has in another form from CUDA 13.2 on.
+#[repr(C)]
+struct Access {
+    kind: sys::CUmemLocationType,
+    device: sys::CUdevice,
+    flags: sys::CUmemAccess_flags,
+}
+
+const _: () = assert!(size_of::<Access>() == size_of::<sys::CUmemAccessDesc>());
 
 /// The same device, where what is queued does not wait for what others have queued: another stream.
 pub fn beside(device: &Device) -> Result<Device> {

@@ -11,8 +11,10 @@ use candle_core::{
 };
 use half::bf16;
 
-use super::{HOPPER, InUse, capability, multiprocessors, place, place_on, run};
-use crate::device::arguments::{self, PIECES};
+use super::{
+    HOPPER, InUse, aligned, capability, is_aligned, multiprocessors, place, place_on, run,
+};
+use crate::device::arguments::{self, CHUNK, PIECES};
 
 /// Softmax attention of `(1, queries, heads, width)` over keys and values in pieces, shaped likewise; the last
 /// key stands for `last_count` equal ones.
@@ -67,11 +69,11 @@ fn known(q: &Tensor, keys: &[(&Tensor, &Tensor)]) -> Result<Option<(Tensor, Piec
         };
         vec![[all(|(k, _)| (*k).clone())?, all(|(_, v)| (*v).clone())?]]
     } else {
-        let contiguous = |(k, v): &(&Tensor, &Tensor)| Ok([k.contiguous()?, v.contiguous()?]);
-        keys.iter().map(contiguous).collect::<Result<_>>()?
+        let both = |(k, v): &(&Tensor, &Tensor)| Ok([aligned(k)?, aligned(v)?]);
+        keys.iter().map(both).collect::<Result<_>>()?
     };
-    let is_row = q.stride()[2..] == [width, 1];
-    Ok(Some((if is_row { q.clone() } else { q.contiguous()? }, keys)))
+    let is_row = q.stride()[2..] == [width, 1] && q.stride()[1].is_multiple_of(CHUNK);
+    Ok(Some((if is_row && is_aligned(q) { q.clone() } else { aligned(q)? }, keys)))
 }
 
 fn is_90(device: &CudaDevice, width: usize) -> Result<bool> {

@@ -7,7 +7,7 @@ use candle_core::cuda_backend::{CudaDType, CudaStorage};
 use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
 use half::{bf16, f16};
 
-use super::{AMPERE, HOPPER, capability, place, place_on, run};
+use super::{AMPERE, HOPPER, aligned, capability, place, place_on, run};
 use crate::device::arguments::{self, CHUNK};
 
 /// Rows and columns that `convolution_90.cu` knows.
@@ -43,9 +43,10 @@ pub fn lay_out(weight: &Tensor, enlarge: usize, is_dense: bool) -> Result<Option
     if is_dense && SIDES_90.contains(&(rows, columns)) && capability == HOPPER {
         let of_block = arguments::Convolution::of_block_90(outputs);
         let weight = arguments::Convolution::by_patches(weight, of_block)?;
-        return Ok(Some(ConvWeight::ByPatches(weight, of_block)));
+        return Ok(Some(ConvWeight::ByPatches(aligned(&weight)?, of_block)));
     }
-    arguments::Convolution::by_windows(weight).map(ConvWeight::ByWindows).map(Some)
+    let weight = arguments::Convolution::by_windows(weight)?;
+    Ok(Some(ConvWeight::ByWindows(aligned(&weight)?)))
 }
 
 /// Convolves `xs`, `(frames, height, width, inputs)`, with a weight, its bias, behind a past, to which a residual
@@ -56,9 +57,9 @@ pub fn convolve(
     others: [Option<&Tensor>; 3],
     arguments: arguments::Convolution,
 ) -> Result<Tensor> {
-    let [bias, past, residual] = others.map(|x| x.map(Tensor::contiguous).transpose());
+    let [bias, past, residual] = others.map(|x| x.map(aligned).transpose());
     let op = Convolve { weight, others: [bias?, past?, residual?], arguments };
-    xs.contiguous()?.apply_op1_no_bwd(&op)
+    aligned(xs)?.apply_op1_no_bwd(&op)
 }
 
 struct Convolve<'a> {

@@ -155,11 +155,13 @@ template <typename Number, int OUTPUTS>
 __device__ void convolve(const Arguments& a) {
     auto& memory = shared_memory<Shared<OUTPUTS>>();
     Part part(a);
-    if (threadIdx.x == 0)
+    if (threadIdx.x == 0) {
         for (int i = 0; i < BUFFERS; ++i) {
             begin(memory.full[i], GROUP + 1); // who copies weights arrives twice
             begin(memory.empty[i], CONSUMERS * GROUP / 32);
         }
+        see_copies(); // the other way round: barriers are there for copies, too
+    }
     find_places(memory, a, part);
     __syncthreads();
     if (threadIdx.x < GROUP) {

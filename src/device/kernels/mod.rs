@@ -7,15 +7,17 @@ mod convolution;
 mod linear;
 mod rows;
 
+use std::sync::{Mutex, PoisonError};
+
 use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute as DeviceAttribute;
 use candle_core::cuda_backend::cudarc::driver::sys::CUfunction_attribute as FunctionAttribute;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaStream, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg, SyncOnDrop,
 };
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, WrapErr};
-use candle_core::{Layout, Result, Storage, bail};
+use candle_core::{Layout, Result, Storage, Tensor, bail};
 
-use super::arguments::Start;
+use super::arguments::{CHUNK, Start};
 
 pub use self::attention::{Begun, attention, begin};
 pub use self::convolution::{ConvWeight, convolve, lay_out};
@@ -40,7 +42,11 @@ fn run<A: DeviceRepr>(start: &Start, device: &CudaDevice, arguments: &A) -> Resu
     let Some((file, ptx)) = PTX.iter().find(|(file, _)| *file == start.file) else {
         bail!("there is no kernel {}", start.file)
     };
+    // Two threads that miss a file at once would both load it, and one of them would go while its kernels are queued.
+    static LOADING: Mutex<()> = Mutex::new(());
+    let loading = LOADING.lock().unwrap_or_else(PoisonError::into_inner);
     let function = device.get_or_load_custom_func(&start.function, file, ptx)?;
+    drop(loading);
     let most = FunctionAttribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
     function.set_attribute(most, start.shared_bytes as i32).w()?;
     let [x, y, z] = start.grid.map(|blocks| blocks as u32);
@@ -63,6 +69,17 @@ fn capability(device: &CudaDevice) -> Result<(i32, i32)> {
 fn multiprocessors(device: &CudaDevice) -> Result<usize> {
     let count = DeviceAttribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
     Ok(device.cuda_stream().context().attribute(count).w()? as usize)
+}
+
+/// Whether it begins at a multiple of what a thread reads at once.
+fn is_aligned(x: &Tensor) -> bool {
+    x.layout().start_offset().is_multiple_of(CHUNK)
+}
+
+/// The same numbers without gaps, from such a multiple on.
+fn aligned(x: &Tensor) -> Result<Tensor> {
+    let x = x.contiguous()?;
+    if is_aligned(&x) { Ok(x) } else { x.force_contiguous() }
 }
 
 /// What is kept in use until a kernel is queued.

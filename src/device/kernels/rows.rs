@@ -7,7 +7,7 @@ use candle_core::cuda_backend::cudarc::driver::{DevicePtrMut, DeviceRepr};
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Shape, Tensor, bail};
 use half::bf16;
 
-use super::{place, place_on, run};
+use super::{is_aligned, place, place_on, run};
 use crate::device::arguments::{self, CHUNK, Start};
 
 /// `x / sqrt(mean x^2 + eps) * weight` over the last dimension.
@@ -95,13 +95,11 @@ impl Rows {
         let Self { weight, ys, a, b, of_frame, turned, .. } = self;
         let width = xs.dim(D::Minus1)?;
         let frames = xs.elem_count() / (width * of_frame).max(1);
-        // What lanes read at once begins at multiples of it.
-        let begins = |x: &Tensor| x.layout().start_offset().is_multiple_of(CHUNK);
-        let is_bf16 = |x: &&Tensor| x.dtype() == DType::BF16 && begins(x);
+        let is_bf16 = |x: &&Tensor| x.dtype() == DType::BF16 && is_aligned(x);
         let is_table = |x: &&Tensor| {
             let is_row = x.stride().last() == Some(&1) && x.stride()[0].is_multiple_of(CHUNK / 2);
             let numbers = frames * if *turned > 0 { *turned } else { width };
-            x.dtype() == DType::F32 && is_row && begins(x) && x.elem_count() == numbers
+            x.dtype() == DType::F32 && is_row && is_aligned(x) && x.elem_count() == numbers
         };
         Ok(xs.device().is_cuda()
             && [Some(xs), weight.as_ref(), ys.as_ref()].iter().flatten().all(is_bf16)
