@@ -1,7 +1,7 @@
 """The table of the model card: frames made by the tool, judged by their pixels.
 
     python -m eval.evaluate --out OUT                      # 200 held-out prompts, sequential
-    python -m eval.evaluate --out OUT --width 3
+    python -m eval.evaluate --out OUT --width 3 --skip 6   # what the stream shows behind six blocks
     python -m eval.evaluate --out OUT --matrix             # all widths, modes, budgets, histories
     python -m eval.evaluate --out OUT --parts clips changes long
 
@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from train.attributes import VALUES
 from train.world import FPS, Cut, Variation, World
 
 from . import measure, sheet
@@ -36,6 +37,7 @@ MATRIX = (
     Setting(4, history="stage-matched"),  # the same at any width
 )
 BARS = {"colour": 0.95, "setting": 0.95, "kind": 0.85, "motion": 0.85}
+AHEAD = 5  # blocks that may be in flight behind those that are judged
 CHANGE_BLOCK = 3  # whose first frame is the first of the new prompt
 WITHIN = 24  # frames in which a change has to show; the last half of them is judged
 EDGE = 10 * FPS  # frames at either end of a long stream that are compared
@@ -51,13 +53,14 @@ class Clips:
     cases: list[dict[str, Any]] = field(default_factory=list)
     kept: list[tuple[str, Array]] = field(default_factory=list)  # for the contact sheet
 
-    def add(self, case: Case, clip: Array) -> None:
+    def add(self, case: Case, clip: Array, start: int) -> None:
+        """What a stream shows from its frame `start` on."""
         verdict = judge(clip)
-        across, beside = measure.jumps(clip)
+        across, beside = measure.jumps(clip, start)
         self.cases.append({
             "prompt": case.prompt, "seed": case.seed, "asked": vars(case.scene),
             **told(verdict, case), "across": across, "beside": beside,
-            **looks(clip, case),
+            **looks(clip, case, start),
         })  # fmt: skip
         if len(self.kept) < SHEET_ROWS:
             self.kept.append((case.prompt, clip))
@@ -87,41 +90,50 @@ def told(verdict: Verdict, case: Case) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def looks(clip: Array, case: Case) -> dict[str, float]:
+def looks(clip: Array, case: Case, start: int) -> dict[str, float]:
     """Contrast and sharpness, and those of the same scene as the world draws it."""
     world = World(clip.shape[2], clip.shape[1])
-    drawn = world.clip([Cut(0, case.scene)], Variation(), 16, 1)
+    drawn = world.clip([Cut(0, case.scene)], Variation(), start + 16, 1)
     return {
         "contrast": measure.contrast(clip), "sharpness": measure.sharpness(clip),
         "drawn contrast": measure.contrast(drawn), "drawn sharpness": measure.sharpness(drawn),
     }  # fmt: skip
 
 
-def clips(tool: Tool, setting: Setting, count: int, frames: int) -> Clips:
-    result = Clips(setting)
-    for index in range(count):
+def clips(tool: Tool, setting: Setting, prompts: range, frames: int, skip: int) -> Clips:
+    """`frames` of a stream for each prompt, behind `skip` blocks: as one that goes on, where there are any."""
+    result, start = Clips(setting), measure.block_start(skip)
+    ahead = measure.LATER * AHEAD if skip else 0
+    for done, index in enumerate(prompts, 1):
         one = case(index)
-        result.add(one, tool.clip(one, setting, frames))
-        progress(f"{setting}: clip {index + 1} of {count}")
+        result.add(one, tool.clip(one, setting, start + frames, ahead=ahead)[start:], start)
+        progress(f"{setting}: clip {done} of {len(prompts)}")
     return result
 
 
 def changes(tool: Tool, setting: Setting, count: int) -> list[dict[str, Any]]:
     """Streams whose prompt changes: what they show at the end of the frames that it may take."""
     start = measure.block_start(CHANGE_BLOCK)
-    results = []
-    for index in range(count):
-        before, after = change(index)
-        clip = tool.clip(before, setting, start + WITHIN, {CHANGE_BLOCK: after})
+    results, asked = [], asked_changes(count)
+    for index, (before, after) in enumerate(asked):
+        told = {CHANGE_BLOCK: after} if after.names else None
+        clip = tool.clip(before, setting, start + WITHIN, told)
         verdict = judge(clip[start + WITHIN // 2 :])
         drawn = judge(drawn_change(before, after, clip.shape[1:3], start + WITHIN // 2))
         results.append({
             "prompt": before.prompt, "change": after.prompt, "names": after.names,
-            "told": {n: getattr(verdict, n) for n in ATTRIBUTES},
+            "whole": after.whole, "told": {n: getattr(verdict, n) for n in ATTRIBUTES},
             "right": seen(verdict, after), "drawn": seen(drawn, after),
         })  # fmt: skip
-        progress(f"{setting}: change {index + 1} of {count}")
+        progress(f"{setting}: change {index + 1} of {len(asked)}")
     return results
+
+
+def asked_changes(count: int) -> list[tuple[Case, Change]]:
+    """As edits; again, those that were none yet by whole prompts; and, to compare with, the same streams unchanged."""
+    edits = [change(index) for index in range(count)]
+    whole = [change(index, whole=True) for index, (_, after) in enumerate(edits) if not after.whole]
+    return edits + whole + [(before, Change(before.scene, before.prompt, (), False)) for before, _ in edits]
 
 
 def seen(verdict: Verdict, change: Change) -> dict[str, bool]:
@@ -167,6 +179,7 @@ def end(frames: list[Array] | deque[Array], case: Case, at: int) -> dict[str, An
 def table(results: list[Clips]) -> str:
     """A column for each setting."""
     figures = [r.figures() for r in results]
+    bar = f"{figures[0]['jump']:.2f}" if str(results[0].setting) == "sequential" else ""
     lines = [
         f"| {len(results[0].cases)} held-out prompts | bar | " + " | ".join(str(r.setting) for r in results) + " |",
         "|---|---" + "|---" * len(results) + "|",
@@ -174,10 +187,10 @@ def table(results: list[Clips]) -> str:
     names = {"colour": "object colour right", "setting": "setting right", "kind": "shape right",
              "motion": "motion right", "time": "hour right"}  # fmt: skip
     for name, text in names.items():
-        bar = f"{100 * BARS[name]:.0f} %" if name in BARS else ""
-        lines.append(f"| {text} | {bar} | " + " | ".join(f"{100 * f[name]:.1f} %" for f in figures) + " |")
+        least = f"{100 * BARS[name]:.0f} %" if name in BARS else ""
+        lines.append(f"| {text} | {least} | " + " | ".join(f"{100 * f[name]:.1f} %" for f in figures) + " |")
     jumps = " | ".join(f"{f['jump']:.2f}" for f in figures)
-    lines.append(f"| jump at block boundaries | {figures[0]['jump']:.2f} | {jumps} |")
+    lines.append(f"| jump at block boundaries | {bar} | {jumps} |")
     for name in ("contrast", "sharpness"):
         shares = " | ".join(f"{100 * f[name] / f['drawn ' + name]:.0f} %" for f in figures)
         lines.append(f"| {name}, of the world's own | | {shares} |")
@@ -186,13 +199,15 @@ def table(results: list[Clips]) -> str:
 
 def change_table(results: list[dict[str, Any]]) -> str:
     columns = {"object": "object right", "colour": "its colour", "kind": "its shape", "setting": "setting right"}
-    names = " | ".join(columns.values())
-    lines = [f"| {WITHIN} frames after a change of prompt | streams | {names} | object right, as the world draws it |",
-             "|---|---" + "|---" * (len(columns) + 1) + "|"]  # fmt: skip
-    groups = {"all": results}
+    titles = " | ".join(columns.values())
+    lines = [f"| {WITHIN} frames after a change | by | streams | {titles} | object right, as the world draws it |",
+             "|---|---|---" + "|---" * (len(columns) + 1) + "|"]  # fmt: skip
+    groups = {}
     for result in results:
-        name = "everything" if len(result["names"]) > 2 else " and ".join(result["names"])
-        groups.setdefault(f"of {name}", []).append(result)
+        names = {0: "nothing", len(VALUES): "everything"}
+        name = names.get(len(result["names"]), " and ".join(result["names"]))
+        form = "a whole prompt" if result["whole"] else "an edit" if result["names"] else ""
+        groups.setdefault(f"of {name} | {form}", []).append(result)
     for name, group in groups.items():
         shares = [np.mean([r["right"][n] for r in group]) for n in columns]
         shares.append(np.mean([r["drawn"]["object"] for r in group]))
@@ -206,7 +221,7 @@ def long_table(results: list[dict[str, Any]], minutes: float) -> str:
         n: [float(np.mean([r[e][n] for r in results])) for e in ("first", "last")]
         for n in (*ATTRIBUTES, "contrast", "sharpness", "jump at block boundaries")
     }
-    means = {"all right": list(np.mean([means[n] for n in ATTRIBUTES], axis=0)), **means}
+    means = {"mean of these four": list(np.mean([means[n] for n in ATTRIBUTES], axis=0)), **means}
     for name, (first, last) in means.items():
         lines.append(f"| {name} | {first:.3f} | {last:.3f} | {100 * last / max(first, 1e-9):.0f} % |")
     return "\n".join(lines)
@@ -223,7 +238,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--tool", type=Path, default=BINARY)
     parser.add_argument("--extra", type=shlex.split, default=[], help="more flags for the tool")
     parser.add_argument("--count", type=int, default=200, help="prompts")
+    parser.add_argument("--first", type=int, default=0, help="number of the first one")
     parser.add_argument("--frames", type=int, default=33, help="of a clip")
+    parser.add_argument("--skip", type=int, default=0, help="blocks of a stream that come before its clip")
     parser.add_argument("--width", type=int, default=1)
     parser.add_argument("--attention", default="bidirectional", choices=("bidirectional", "causal"))
     parser.add_argument("--matrix", action="store_true", help="clips of all widths")
@@ -240,7 +257,8 @@ def main() -> None:
     tables, data = [], {"flags": vars(args) | {"out": str(args.out), "tool": str(args.tool)}}
     if "clips" in args.parts:
         settings = MATRIX if args.matrix else (setting,)
-        results = [clips(tool, s, args.count, args.frames) for s in settings]
+        prompts = range(args.first, args.first + args.count)
+        results = [clips(tool, s, prompts, args.frames, args.skip) for s in settings]
         tables.append(table(results))
         data["clips"] = {str(r.setting): {"figures": r.figures(), "cases": r.cases} for r in results}
         sheet.save(results[0].kept, args.out)

@@ -23,11 +23,12 @@ class Case:
 
 @dataclass(frozen=True)
 class Change:
-    """A prompt for later blocks, what is to be seen then, and in which attributes that differs."""
+    """A prompt for later blocks, what is to be seen then, in which attributes that differs, and whether it says all."""
 
     scene: Scene
     prompt: str
     names: tuple[str, ...]
+    whole: bool
 
 
 def case(index: int) -> Case:
@@ -36,8 +37,8 @@ def case(index: int) -> Case:
     return Case(scene, caption(rng, scene, list(VALUES)), 1000 + index)
 
 
-def change(index: int) -> tuple[Case, Change]:
-    """Of the object, of the setting, or of everything; held out before and after."""
+def change(index: int, whole: bool = False) -> tuple[Case, Change]:
+    """Of the object or of the setting, by an edit or by a `whole` prompt, or of everything; held out before and after."""
     before = case(index)
     rng = np.random.default_rng((SALT, index, 1))
     names = CHANGES[index % len(CHANGES)]
@@ -48,9 +49,9 @@ def change(index: int) -> tuple[Case, Change]:
         differs = all(getattr(before.scene, n) != v for n, v in values.items() if n != "size" and n != "time")
         if differs and is_held_out(after):
             break
-    whole = len(names) == len(VALUES)
+    whole = whole or len(names) == len(VALUES)
     text = caption(rng, after, list(VALUES)) if whole else edit(rng, values, before.scene)
-    return before, Change(after, text, names)
+    return before, Change(after, text, names, whole)
 
 
 def held_out(rng: np.random.Generator) -> Scene:

@@ -4,6 +4,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -47,10 +48,11 @@ class Tool:
     extra: tuple[str, ...] = ()
 
     def frames(
-        self, case: Case, setting: Setting, count: int, changes: dict[int, Change] | None = None
+        self, case: Case, setting: Setting, count: int, changes: dict[int, Change] | None = None, ahead: int = 0
     ) -> Iterator[np.ndarray]:
-        """`count` pictures `(H, W, 3)` in u8; `changes` by the block from which they hold."""
-        command = [self.binary, "generate", "-o", "-", "--frames", str(count)]
+        """`count` pictures `(H, W, 3)` in u8, of a stream that goes on for `ahead` more; `changes` by the block from
+        which they hold."""
+        command = [self.binary, "generate", "-o", "-", "--frames", str(count + ahead)]
         command += ["--seed", str(case.seed), *setting.flags(), *self.extra]
         for block, change in (changes or {}).items():
             command += ["--prompt-at", f"{block}:{change.prompt}"]
@@ -59,7 +61,12 @@ class Tool:
                 [*command, "--", case.prompt], stdout=subprocess.PIPE, stderr=log, bufsize=1 << 20
             )
             with process:  # closes the pipe, which ends the tool, and waits for it
-                yield from y4m.frames(process.stdout)
+                shown = 0
+                for shown, frame in enumerate(islice(y4m.frames(process.stdout), count), 1):
+                    yield frame
+                if ahead and shown == count:
+                    process.kill()
+                    return
             if process.returncode:
                 log.seek(0)
                 raise RuntimeError(f"{self.binary} ended with {process.returncode}: {log.read().decode()[-800:]}")

@@ -1,7 +1,7 @@
 """The auto-encoder of the pocket model: Wan 2.1's causal video decoder, and an encoder to train it.
 
 The decoder is what the plugin loads: same arithmetic and tensor names as upstream. The encoder only
-makes the latents that the decoder and the transformer are trained on; it ships with neither.
+makes the latents that the decoder and the transformer are trained on; it is beside this file, not in the crate.
 
     python -m train.autoencoder --run RUN --minutes 34
     python -m train.autoencoder --check ../../tests/fixtures/vae
@@ -371,8 +371,8 @@ class TrainConfig:
     """How long, how fast, and where."""
 
     run: Path
-    minutes: float = 34.0
-    encoder_minutes: float = 27.0  # from then on only the decoder learns, and latents stay as they are
+    minutes: float
+    encoder_minutes: float  # from then on only the decoder learns, and latents stay as they are
     rate: float = 1e-2
     device: str = "cpu"
     seed: int = 0
@@ -451,7 +451,7 @@ class Training:
 
 
 def train(training: Training) -> None:
-    """Learns until the minutes are over; saves each minute, looks at the result every other one."""
+    """Learns until the minutes are over; saves each minute, looks at the result every fourth."""
     shown = validation_frames()
     config = training.config
     clips = batches(config.run, CropConfig(), seed=config.seed + training.step)
@@ -461,6 +461,7 @@ def train(training: Training) -> None:
         training.seconds = time.time() - begun
         if training.seconds > 60 * config.encoder_minutes and not training.encoder_is_fixed:
             training.fix_encoder()
+            training.save()  # latents are made with it from now on
         if training.step % 50 == 0:
             loss = np.mean(training.losses[-50:])
             print(f"step {training.step}  {training.seconds:.0f} s  loss {loss:.4f}", flush=True)
@@ -560,8 +561,8 @@ def check(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, help="the folder of the clips")
-    parser.add_argument("--minutes", type=float, default=TrainConfig.minutes)
-    parser.add_argument("--encoder-minutes", type=float, default=TrainConfig.encoder_minutes)
+    parser.add_argument("--minutes", type=float, default=34.0)
+    parser.add_argument("--encoder-minutes", type=float, help="a quarter of all, where it is not said")
     parser.add_argument("--rate", type=float, default=TrainConfig.rate)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--seed", type=int, default=0)
@@ -572,7 +573,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if args.check:
         return check(args.check)
-    times = (args.minutes, args.encoder_minutes)
+    times = (args.minutes, args.encoder_minutes or args.minutes / 4)
     training = Training(TrainConfig(args.run, *times, args.rate, args.device, args.seed))
     if args.resume:
         training.resume()

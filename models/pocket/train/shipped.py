@@ -2,7 +2,7 @@
 
     python -m train.shipped --run RUN
 
-After it, draw clips, make latents, and train the transformer with `--start dit.safetensors`. The
+After it, make latents, and train the transformer with `--start dit.safetensors`. The
 auto-encoder stays as it is: all latents are its own.
 """
 

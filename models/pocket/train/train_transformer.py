@@ -38,8 +38,8 @@ BATCH = {"small": 8, "full": 2, "rollout": 2}
 PEAK_RATE = {"small": 3e-3, "full": 1.5e-3, "rollout": 5e-4}
 # Steps by what they learn. In most blocks of a stream nothing is new: those that a prompt decides
 # are learned apart.
-SHARES = {"starts": 0.12, "cuts": 0.38, "alone": 0.28, "cascade": 0.22}
-SHARES_OF_ROLLOUT = {"rollout": 0.15, "edits": 0.3, "starts": 0.17, "cuts": 0.18, "cascade": 0.2}
+SHARES = {"starts": 0.12, "cuts": 0.38, "alone": 0.22, "cascade": 0.28}
+SHARES_OF_ROLLOUT = {"rollout": 0.15, "edits": 0.28, "starts": 0.15, "cuts": 0.17, "cascade": 0.25}
 EMA = 0.998
 
 
@@ -203,11 +203,16 @@ def denoised(model: Transformer, batch: Batch, sight: Sight, past: list | None, 
     return loss, x0
 
 
-def cascade_loss(model: Transformer, batch: Batch, rng: np.random.Generator) -> Tensor:
-    """The blocks in flight of one tick, which the model's own ticks before it have led to."""
-    stagger = int(rng.integers(1, 4))
-    passes = schedule.in_flight(stagger, int(rng.integers(0, stagger)))
-    past = min(int(rng.integers(0, WINDOW + 1)), BLOCKS - len(passes))
+def cascade_loss(model: Transformer, data: Data, size: int) -> Tensor:
+    """The blocks in flight of one tick, which the model's own ticks before it have led to.
+
+    Without a past they start a stream: nothing else tells where in a motion they are. Behind a whole window the
+    youngest of as many as there can be is left out, for clips are too short.
+    """
+    rng = data.rng
+    stagger, past = int(rng.integers(1, 4)), int(rng.integers(0, WINDOW + 1))
+    batch = data.batch(size, from_start=not past)
+    passes = schedule.in_flight(stagger, int(rng.integers(0, stagger)))[: BLOCKS - past]
     first = int(rng.integers(0, BLOCKS - past - len(passes) + 1)) if past else 0
     earlier = batch.part(slice(first, first + past))
     kept = keys_of(model, earlier, spoiled(earlier.x0), past, learned=False) if past else None
@@ -271,18 +276,19 @@ def train(args: argparse.Namespace) -> None:
         learner.resume(path)
     elif args.start:
         learner.start_from(args.start)
-    # This thread's own time: what else the machine does takes nothing from the budget.
-    budget, begun, saved = 60 * args.minutes, time.thread_time() - learner.seconds, 0.0
-    while (seconds := mean_of_all(torch.tensor(time.thread_time() - begun)).item()) < budget:
+    # On a CPU this thread's own time: what else the machine does takes nothing from the budget.
+    clock = time.thread_time if args.device == "cpu" else time.monotonic
+    budget, begun, saved = 60 * args.minutes, clock() - learner.seconds, 0.0
+    while (seconds := mean_of_all(torch.tensor(clock() - begun)).item()) < budget:
         with torch.autocast(args.device, torch.bfloat16, enabled=has_bf16(args.device)):
-            losses = stage_loss(args.stage, learner, data)
+            losses = stage_loss(args.stage, args.batch or BATCH[args.stage], learner, data)
         learner.learn(losses, seconds / budget)
         if learner.steps % 25 == 0 and rank == 0:
             report(args, learner, seconds)
         if seconds - saved > 120 and rank == 0:
             learner.seconds, saved = seconds, seconds
             learner.save(path)
-    learner.seconds = budget
+    learner.seconds = max(budget, learner.seconds)
     if rank == 0:
         learner.save(path)
         sample.draw(args.run, args.stage).save(path.with_suffix(".png"))
@@ -296,9 +302,9 @@ def start_together() -> int:
     return dist.get_rank()
 
 
-def stage_loss(stage: str, learner: Learner, data: Data) -> dict[str, Tensor]:
-    """The loss of one step, by its name: what is learned is drawn by lot."""
-    size, model, rng = BATCH[stage], learner.model, data.rng
+def stage_loss(stage: str, size: int, learner: Learner, data: Data) -> dict[str, Tensor]:
+    """The loss of one step of `size` clips, by its name: what is learned is drawn by lot."""
+    model, rng = learner.model, data.rng
     shares = SHARES_OF_ROLLOUT if stage == "rollout" else SHARES
     drawn = str(data.lots.choice(list(shares), p=list(shares.values())))
     given = int(data.lots.integers(0, 2))
@@ -306,7 +312,7 @@ def stage_loss(stage: str, learner: Learner, data: Data) -> dict[str, Tensor]:
         "starts": lambda: last_loss(learner.compiled, data.starts(BLOCKS * size), rng),
         "cuts": lambda: last_loss(learner.compiled, data.cuts(BLOCKS * size // 2), rng),
         "alone": lambda: alone_loss(model, data.batch(size), rng),
-        "cascade": lambda: cascade_loss(model, data.batch(size), rng),
+        "cascade": lambda: cascade_loss(model, data, size),
         "rollout": lambda: rollout_loss(model, data.batch(size, from_start=not given), rng, given),
         "edits": lambda: rollout_loss(model, data.edits(2 * size), rng, WINDOW),
     }
@@ -335,6 +341,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, required=True)
     parser.add_argument("--start", type=Path, help="a checkpoint of another stage, or dit.safetensors, which is shipped")
     parser.add_argument("--rate", type=float, help="the highest; a stage has its own")
+    parser.add_argument("--batch", type=int, help="clips of an update, in each process; a stage has its own")
     parser.add_argument("--often", choices=VALUES["motion"], help="a motion to be learned three times as often")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1, help="two are hardly faster; torchrun is")

@@ -150,7 +150,7 @@ class World:
         return colour, 1 - settings.step(0.0, d, 1.4 * soft)
 
     def random_clip(self, rng: np.random.Generator, frames: int) -> np.ndarray:
-        """Any scene from any frame on, sometimes cut to another: what an auto-encoder learns from."""
+        """Any scene from any frame on, sometimes cut to another: what the auto-encoder is looked at with."""
         first = int(rng.integers(0, 160))
         cuts = [Cut(0, random_scene(rng))]
         if rng.random() < 0.25:
