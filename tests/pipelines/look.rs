@@ -22,8 +22,8 @@ const TOLERANCE: f64 = 25.0;
 /// a still that is encoded again and again a hundredth.
 const MOVEMENT: f64 = 0.5;
 /// Frames a second that a receiver's corrections of the sender's clock add in two seconds: 0.13 of
-/// MPEG-TS. One frame lost takes 0.5 there, and may be; every fifth one takes 3.
-const RATE_TOLERANCE: f64 = 0.7;
+/// MPEG-TS. Every fifth frame lost takes 3.
+const RATE_TOLERANCE: f64 = 0.5;
 
 /// Places that pocket shows reliably; what moves there is less certain.
 #[derive(Clone, Copy, Debug, PartialEq)]
